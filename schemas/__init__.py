@@ -1,0 +1,1 @@
+"""What two sides must agree on: keys, ids, entries, events, problems. No I/O."""

@@ -1,0 +1,1 @@
+"""What the tiers share but do not send to each other, and the command line."""

@@ -1,0 +1,76 @@
+"""What travels: the message a sender submitted, the confirmed one, and the limits of their fields."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from schemas.message_id import MessageId
+
+ID_PATTERN = r"^[A-Za-z0-9._@-]{1,128}$"
+ID_RULE = "1 to 128 of A-Z a-z 0-9 . _ @ -"
+KEY_PATTERN = r"^[!-~]{1,128}$"
+KEY_RULE = "1 to 128 visible ASCII characters without spaces"
+MAX_BODY = 8_000  # characters
+BODY_RULE = f"1 to {MAX_BODY:,} characters of UTF-8, no control characters but newline and tab"
+# Cc but for tab and newline, and lone surrogates, which is how invalid UTF-8 from Redis arrives here.
+FORBIDDEN_IN_BODY = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+IdempotencyKey = Annotated[str, StringConstraints(pattern=KEY_PATTERN)]
+# The same rule as FORBIDDEN_IN_BODY; pydantic itself refuses lone surrogates.
+Body = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_BODY, pattern="^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$")
+]
+
+
+class Submitted(BaseModel):
+    """A message as ingest accepted it: what the ingest stream carries."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ticket_id: Id
+    sender_id: Id
+    message: Body
+    client_message_id: IdempotencyKey | None = None
+    trace_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
+    original_id: Annotated[str, StringConstraints(pattern=r"^\d{1,20}-\d{1,20}$")] | None = None
+    timestamp: Annotated[int, "Unix seconds; the entry id says the same unless a producer states another"] | None = None
+
+
+class Confirmed(BaseModel):
+    """A message that is archived and in its ticket's log: what readers are shown."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ticket_id: str
+    message_id: str
+    sender_id: str
+    message: str
+    timestamp: int  # Unix seconds
+    client_message_id: str | None = None
+    original_id: str | None = None
+    trace_id: str | None = None
+
+    @property
+    def position(self) -> MessageId:
+        return MessageId.parse(self.message_id)
+
+
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def plain_json(event: Confirmed) -> str:
+    """The frame of plain mode: exactly these five fields, in this order."""
+    return _to_json(
+        {
+            "ticket_id": event.ticket_id,
+            "message_id": event.message_id,
+            "sender_id": event.sender_id,
+            "message": event.message,
+            "timestamp": event.timestamp,
+        }
+    )
