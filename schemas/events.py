@@ -22,9 +22,7 @@ FORBIDDEN_IN_BODY = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 IdempotencyKey = Annotated[str, StringConstraints(pattern=KEY_PATTERN)]
 # The same rule as FORBIDDEN_IN_BODY; pydantic itself refuses lone surrogates.
-Body = Annotated[
-    str, StringConstraints(min_length=1, max_length=MAX_BODY, pattern="^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$")
-]
+Body = Annotated[str, StringConstraints(min_length=1, max_length=MAX_BODY, pattern="^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$")]
 
 
 class Submitted(BaseModel):

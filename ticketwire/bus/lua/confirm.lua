@@ -1,0 +1,92 @@
+-- confirm: settle a batch of one partition, all or nothing, and read the next one.
+--
+-- KEYS[1]  ingest stream
+-- KEYS[2]  lease
+-- KEYS[3]  dead-letter stream
+-- ARGV[1]  token
+-- ARGV[2]  group
+-- ARGV[3]  consumer
+-- ARGV[4]  what stands before the ticket in a log's key
+-- ARGV[5]  what stands before the ticket in a channel's name
+-- ARGV[6]  PUBLISH or SPUBLISH, for the events channel
+-- ARGV[7]  entries a log keeps, about
+-- ARGV[8]  ms a log lives after its last entry
+-- ARGV[9]  most entries to read next, 0 for none
+-- ARGV[10…] for each entry, in id order: id; `log`, `dead` or `none`; ticket; event without its first
+--          brace; number of strings that follow; field, value, field, value …
+--          `log` shows it, `dead` buries it, `none` only settles it (held, rejected: the archive has it)
+-- Returns  {{{id, new id}, …}, next entries}; or the errors FENCED, NOGROUP, or `REFUSED <id> <why>` when a log
+--          cannot take an entry (a key of another type): what stood before it is shown, nothing is settled,
+--          and the same call may be repeated with that entry as `dead`
+--
+-- A log entry has the ingest entry's own id, so Redis itself refuses a repeat and a step back. Ids at or below
+-- `done` were settled by an earlier call whose reply was lost, unless they still lie on the ingest stream. An id
+-- refused though it is neither settled nor in the log is appended under a new id and reported, never dropped.
+-- The logs' keys are computed from ARGV: on Redis Cluster they carry the partition's hash tag.
+local held = redis.call('HMGET', KEYS[2], 'owner', 'epoch', 'done')
+if (held[1] or '') .. ':' .. (held[2] or '') ~= ARGV[1] then return redis.error_reply('FENCED not the owner') end
+local logs, channels, publish, keep, life = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+
+local function after(a, b)
+  local am, as = string.match(a, '^(%d+)-(%d+)$')
+  local bm, bs = string.match(b, '^(%d+)-(%d+)$')
+  am, bm = tonumber(am), tonumber(bm)
+  return am > bm or (am == bm and tonumber(as) > tonumber(bs))
+end
+
+local done = held[3] or '0-0'
+local fresh = false -- ids ascend: once one is above the watermark, so are all after it
+local ids, renamed, top = {}, {}, {}
+local i = 10
+while i <= #ARGV do
+  local id, kind, ticket, event, n = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4])
+  fresh = fresh or after(id, done)
+  if fresh or redis.call('XRANGE', KEYS[1], id, id)[1] then
+    if kind == 'log' then
+      local log = logs .. ticket
+      local prev = top[ticket]
+      if not prev then
+        local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+        prev = last and last[1] or '0-0'
+      end
+      local added = redis.pcall('XADD', log, 'MAXLEN', '~', keep, id, unpack(ARGV, i + 5, i + 4 + n))
+      if type(added) == 'table' then
+        if string.find(added.err, 'WRONGTYPE', 1, true) then
+          return redis.error_reply('REFUSED ' .. id .. ' ' .. added.err)
+        end
+        if not string.find(added.err, 'equal or smaller', 1, true) then return added end
+        if redis.call('XRANGE', log, id, id)[1] then
+          added = nil -- shown already, by a call that stopped at REFUSED or from the archive
+        else
+          added = redis.call('XADD', log, 'MAXLEN', '~', keep, '*', unpack(ARGV, i + 5, i + 4 + n))
+          renamed[#renamed + 1] = {id, added}
+          -- The event states the refused id, so nobody may show it: readers learn the entry from the log.
+          redis.call(publish, channels .. ticket .. ':events', '{"type":"changed"}')
+        end
+      else
+        redis.call(publish, channels .. ticket .. ':events',
+          '{"type":"message","prev_id":"' .. prev .. '",' .. event)
+      end
+      if added then
+        top[ticket] = added
+        redis.call('PUBLISH', channels .. ticket, added)
+      end
+    elseif kind == 'dead' then
+      redis.call('XADD', KEYS[3], '*', unpack(ARGV, i + 5, i + 4 + n))
+    end
+  end
+  ids[#ids + 1] = id
+  i = i + 5 + n
+end
+for ticket in pairs(top) do redis.call('PEXPIRE', logs .. ticket, life) end
+if #ids > 0 then
+  redis.call('XACK', KEYS[1], ARGV[2], unpack(ids))
+  redis.call('XDEL', KEYS[1], unpack(ids))
+  if fresh then redis.call('HSET', KEYS[2], 'done', ids[#ids]) end
+end
+
+if ARGV[9] == '0' then return {renamed, {}} end
+local reply = redis.pcall('XREADGROUP', 'GROUP', ARGV[2], ARGV[3], 'COUNT', ARGV[9], 'STREAMS', KEYS[1], '>')
+-- The batch is settled either way; a lost group shows itself at the next read.
+if not reply or reply.err then return {renamed, {}} end
+return {renamed, reply[1][2]}
