@@ -120,6 +120,8 @@ class EmbeddedServer(ABC):
         """Say whether clients are served by now."""
 
     def _spawn(self, argv: Sequence[str | Path], account: Account | None = None) -> None:
+        if self.alive:
+            raise Unavailable(f"{self.name} runs already, as process {self.pid}")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [str(part) for part in argv],
@@ -139,9 +141,7 @@ class EmbeddedServer(ABC):
         deadline = time.monotonic() + timeout_s
         while not self._answers():
             if not self.alive:
-                raise Unavailable(
-                    f"{self.name} ended while starting on port {self.port}: {self.last_words()}"
-                )
+                raise Unavailable(f"{self.name} ended while starting on port {self.port}: {self.last_words()}")
             if time.monotonic() > deadline:
                 raise Unavailable(f"{self.name} did not answer within {timeout_s:g} s: {self.last_words()}")
             time.sleep(_POLL_SECONDS)
@@ -180,9 +180,7 @@ class EmbeddedServer(ABC):
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
 
 

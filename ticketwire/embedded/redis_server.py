@@ -47,9 +47,7 @@ class EmbeddedRedis(EmbeddedServer):
         self.binary = self.binary or find_redis_server()
         self.folder.mkdir(parents=True, exist_ok=True)
         if '"' in str(self.folder):
-            raise SettingsError(
-                f'the data folder is {str(self.folder)!r}: Redis takes no name with a " in it'
-            )
+            raise SettingsError(f'the data folder is {str(self.folder)!r}: Redis takes no name with a " in it')
         lines = [f"port {self.port}", "bind 127.0.0.1", f'dir "{self.folder}"', "daemonize no"]
         if not self.sentinel:
             lines += ["appendonly yes", "appendfsync everysec", 'save ""', "maxmemory-policy noeviction"]
@@ -60,12 +58,16 @@ class EmbeddedRedis(EmbeddedServer):
         self._spawn([self.binary, self.folder / "redis.conf", *(["--sentinel"] if self.sentinel else [])])
 
     def _answers(self) -> bool:
+        """PONG (LOADING while it reads its files), from our process: another may have the port already."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                connection.sendall(b"PING\r\n")
-                return connection.recv(64).startswith(b"+PONG")  # -LOADING until its files are read
-        except OSError:
+                connection.sendall(b"PING\r\nINFO server\r\n")
+                with connection.makefile("rb") as reply:
+                    served = reply.readline() == b"+PONG\r\n"
+                    told = next(line for line in reply if line.startswith((b"process_id:", b"-")))
+        except (OSError, StopIteration):
             return False
+        return served and told.strip() == f"process_id:{self.pid}".encode()
 
 
 def find_redis_server() -> Path:
@@ -96,9 +98,7 @@ def find_redis_server() -> Path:
 def server_version(binary: Path) -> tuple[int, ...]:
     """Ask a Redis or Valkey *binary* for its version; () when it does not say."""
     try:
-        told = subprocess.run(
-            [binary, "--version"], capture_output=True, text=True, timeout=10, check=False
-        ).stdout
+        told = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ()
     match = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", told)
