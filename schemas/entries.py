@@ -95,7 +95,7 @@ def decode_confirmed(ticket: str, entry_id: str, fields: Sequence[str]) -> Confi
     """Read a log entry. A log written by the tutorial's own controller reads the same."""
     pairs = dict(zip(fields[::2], fields[1::2], strict=True))
     stated = pairs.get("timestamp", "")
-    return Confirmed.model_construct(
+    return Confirmed(
         ticket_id=ticket,
         message_id=entry_id,
         sender_id=pairs.get("sender_id", ""),

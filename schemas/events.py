@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Annotated
+from json.encoder import encode_basestring as _quoted  # as json.dumps(ensure_ascii=False) quotes a string
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
@@ -39,10 +39,8 @@ class Submitted(BaseModel):
     timestamp: Annotated[int, "Unix seconds; the entry id says the same unless a producer states another"] | None = None
 
 
-class Confirmed(BaseModel):
+class Confirmed(NamedTuple):
     """A message that is archived and in its ticket's log: what readers are shown."""
-
-    model_config = ConfigDict(frozen=True)
 
     ticket_id: str
     message_id: str
@@ -58,17 +56,31 @@ class Confirmed(BaseModel):
         return MessageId.parse(self.message_id)
 
 
-_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
 def plain_json(event: Confirmed) -> str:
     """The frame of plain mode: exactly these five fields, in this order."""
-    return _to_json(
-        {
-            "ticket_id": event.ticket_id,
-            "message_id": event.message_id,
-            "sender_id": event.sender_id,
-            "message": event.message,
-            "timestamp": event.timestamp,
-        }
+    return "{" + _five_fields(event) + "}"
+
+
+def event_tail(event: Confirmed) -> str:
+    """The event of the `:events` channel without its beginning, `{"type":"message","prev_id":"…",`.
+
+    confirm.lua puts the beginning in front, because only Redis knows the predecessor.
+    """
+    extra = "".join(
+        f',"{name}":{_quoted(value)}'
+        for name, value in (
+            ("client_message_id", event.client_message_id),
+            ("original_id", event.original_id),
+            ("trace_id", event.trace_id),
+        )
+        if value is not None
+    )
+    return _five_fields(event) + extra + "}"
+
+
+def _five_fields(event: Confirmed) -> str:
+    # Written out, not json.dumps of a dict: this runs once for every message (a third of the time).
+    return (
+        f'"ticket_id":{_quoted(event.ticket_id)},"message_id":"{event.message_id}",'
+        f'"sender_id":{_quoted(event.sender_id)},"message":{_quoted(event.message)},"timestamp":{event.timestamp}'
     )

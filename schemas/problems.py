@@ -47,10 +47,11 @@ _ROWS = (
     Problem("no_connect", False, 400, 4502, "no connect frame in time"),
     Problem("protocol_version", False, 400, 4508, "the subprotocol is not one of those spoken here"),
     # Why an entry was buried
-    Problem("undecodable", False, 422, None, "the entry is not a message: a field is missing, unknown or breaks a rule"),
+    Problem("undecodable", False, 422, None, "the entry is no message: a field is missing, unknown or wrong"),
     Problem("unknown_version", False, 422, None, "the entry has a version this worker does not know"),
     Problem("archive_refused", False, 422, None, "PostgreSQL refused the row for good"),
     Problem("duplicate", False, 409, None, "another message with the same client_message_id is archived already"),
+    Problem("log_refused", False, 500, None, "the ticket's log cannot take the entry: its key is of another type"),
     Problem("poison", False, 500, None, "the entry was in hand when its worker died, too often"),
 )  # fmt: skip
 

@@ -27,7 +27,7 @@ Command = tuple[Argument, ...]
 Address = tuple[str, int]
 
 CONNECT_TIMEOUT_S = 1.0
-MOST_IDLE = 32  # idle connections kept per server; more are closed after use
+MOST_IDLE = 128  # idle connections kept per server; a worker has one for each partition it owns
 
 # Replies that pass by themselves. Redis 6.2 wraps an error raised inside a script in a sentence of its
 # own, so the code is looked for anywhere in the text.

@@ -79,6 +79,7 @@ class Topology(ABC):
     async def all_nodes(self) -> list[Node]:
         """Return every server that takes writes."""
 
+    @abstractmethod
     async def refresh(self) -> None:
         """Look again where the keys are; after MOVED, READONLY or a lost connection."""
 
@@ -111,6 +112,9 @@ class Single(Topology):
     async def all_nodes(self) -> list[Node]:
         return [self._node]
 
+    async def refresh(self) -> None:
+        await self._node.drop_idle()
+
 
 class Sentinel(Single):
     """The master that the sentinels name, asked anew for every connection."""
@@ -136,9 +140,6 @@ class Sentinel(Single):
                     return connection
                 await close(connection)
         raise Unavailable(f"Redis: no sentinel names a reachable master for {self._target.service!r}")
-
-    async def refresh(self) -> None:
-        await self._node.drop_idle()
 
 
 class Cluster(Topology):

@@ -8,8 +8,8 @@
 -- ARGV[4]  exclusive start: the last id of the page before, or '-'
 -- ARGV[5]  most entries to return
 -- ARGV[6]  '1' on takeover: the last owner died with these in hand, so a first delivery counts as a second
--- Returns  {created, {{id, deliveries, {field, value, …} or false}, …}}; created is 1 when the group was
---          missing. Or the error FENCED
+-- Returns  {created, {{id, deliveries found, {field, value, …} or false}, …}}; created is 1 when the group
+--          was missing; false where the entry was deleted. Or the error FENCED
 --
 -- XPENDING, XCLAIM … JUSTID and XRANGE have one shape since 6.2, unlike XAUTOCLAIM, and together take over
 -- what lies under any consumer name. XREADGROUP … 0 would add one to every delivery count, so
@@ -29,8 +29,9 @@ for _, p in ipairs(redis.call('XPENDING', KEYS[1], ARGV[2], from, '+', count)) d
   local id, deliveries = p[1], p[4]
   local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
   if entry then
-    if ARGV[6] == '1' and deliveries < 2 then deliveries = 2 end
-    redis.call('XCLAIM', KEYS[1], ARGV[2], ARGV[3], 0, id, 'RETRYCOUNT', deliveries, 'JUSTID')
+    local stored = deliveries
+    if ARGV[6] == '1' and deliveries < 2 then stored = 2 end
+    redis.call('XCLAIM', KEYS[1], ARGV[2], ARGV[3], 0, id, 'RETRYCOUNT', stored, 'JUSTID')
     out[#out + 1] = {id, deliveries, entry[2]}
   else
     -- Deleted by someone else while pending: there is nothing left to settle.
