@@ -6,12 +6,18 @@ A secret may also come from a file: `TICKETWIRE_REDIS_URL_FILE=/run/secrets/redi
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as ForeignSettingsError
 
 from ticketwire.errors import SettingsError
 
@@ -60,11 +66,14 @@ class SharedSettings(BaseSettings):
         default=5_000, ge=200, le=600_000, description="how long a silent worker keeps its partitions"
     )
     auth: Literal["off"] = Field(
-        description="`off` is the only value yet and must be set on purpose: whoever reaches the ports may read and write"
+        description="`off`, the only value yet, must be set on purpose: whoever reaches the ports may read and write"
     )
     policy: Path | None = Field(default=None, description="moderation policy file (YAML)")
     log_entries: int = Field(
-        default=1_000, ge=1, le=10_000_000, description="newest entries a ticket's log keeps; older ones are in PostgreSQL"
+        default=1_000,
+        ge=1,
+        le=10_000_000,
+        description="newest entries a ticket's log keeps; older ones are in PostgreSQL",
     )
     log_days: int = Field(default=7, ge=1, le=3_650, description="days after its last message that a log is kept")
     redis_timeout_ms: int = Field(default=2_000, ge=50, le=60_000, description="longest wait for one Redis reply")
@@ -78,57 +87,152 @@ class SharedSettings(BaseSettings):
 S = TypeVar("S", bound=BaseSettings)
 
 
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One environment variable that a class of settings reads."""
+
+    name: str  # "TICKETWIRE_REDIS_URL"
+    field: str  # "redis_url"
+    info: FieldInfo
+
+    @property
+    def secret(self) -> bool:
+        return "SecretStr" in str(self.info.annotation)
+
+    @property
+    def meaning(self) -> str:
+        return self.info.description or ""
+
+    @property
+    def default(self) -> str:
+        """As one would write it in the environment."""
+        if self.info.is_required():
+            return "(must be set)"
+        value = self.info.get_default(call_default_factory=True, validated_data={})
+        if value is None or value == "":
+            return "(empty)"
+        if isinstance(value, bool):
+            return str(value).lower()
+        return "(secret)" if self.secret else str(value)
+
+    @property
+    def allowed(self) -> str:
+        """The values it takes, in words."""
+        kind = self.info.annotation
+        if get_origin(kind) is Literal:
+            return ", ".join(str(value) for value in get_args(kind))
+        if kind is bool:
+            return "true, false"
+        low = next((f"from {_bound(m)}" for m in self.info.metadata if isinstance(m, Ge | Gt)), "")
+        high = next((f"to {_bound(m)}" for m in self.info.metadata if isinstance(m, Le | Lt)), "")
+        if low or high:
+            return " ".join(part for part in (low, high) if part)
+        text = getattr(kind, "__name__", str(kind)) if get_origin(kind) is None else str(kind)
+        words = {"SecretStr": "text (secret)", "str": "text", "int": "a number", "float": "a number", "Path": "a path"}
+        text = text.replace("pathlib.", "").removesuffix(" | None")
+        return words.get(text, text)
+
+
+def _bound(limit: Ge | Gt | Le | Lt) -> str:
+    value = next(getattr(limit, name) for name in ("ge", "gt", "le", "lt") if hasattr(limit, name))
+    inside = isinstance(limit, Ge | Le)
+    return f"{value}" if inside else f"{value} (excluded)"
+
+
 def load(kind: type[S], **given: Any) -> S:
-    """Build *kind* from the environment and from *given*, which wins.
+    """Build *kind* from the environment and from *given*, which wins. An empty variable counts as not set.
 
     Raises SettingsError with one line that names the variable, the value found and what is allowed.
     """
-    _secrets_from_files(kind)
+    faults = []
+    for name, nested in _nested(kind):
+        if name not in given:
+            try:
+                given[name] = load(nested)
+            except SettingsError as exc:
+                faults.append(exc.detail)
+                given[name] = nested.model_construct()  # never returned: lets the fields beside it be checked too
+    for variable in _own_variables(kind):
+        text = _from_file(variable)
+        if text is not None:
+            given.setdefault(variable.field, text)
     try:
-        return kind(**given)
+        settings = kind(_env_ignore_empty=True, **given)
     except ValidationError as exc:
-        raise SettingsError("; ".join(_explain(kind, error) for error in exc.errors())) from exc
+        faults += [_explain(kind, error) for error in exc.errors()]
+        raise SettingsError("; ".join(faults)) from exc
+    except ForeignSettingsError as exc:  # a list or table that is not JSON
+        faults.append(_explain_json(kind, exc))
+        raise SettingsError("; ".join(faults)) from exc
+    if faults:
+        raise SettingsError("; ".join(faults))
+    return settings
 
 
-def _secrets_from_files(kind: type[BaseSettings]) -> None:
-    """Honour `<VARIABLE>_FILE` for every variable of *kind* and of the settings nested in it."""
-    for variable, _ in variables(kind):
-        path = os.environ.get(f"{variable}_FILE")
-        if path is None or variable in os.environ:
-            continue
-        try:
-            os.environ[variable] = Path(path).read_text(encoding="utf-8").strip()
-        except OSError as exc:
-            raise SettingsError(f"{variable}_FILE is {path!r}, which cannot be read: {exc.strerror}") from exc
+def variables(kind: type[BaseSettings]) -> list[Variable]:
+    """List every environment variable *kind* reads; those of nested settings come first."""
+    nested = [variable for _, inner in _nested(kind) for variable in variables(inner)]
+    return nested + list(_own_variables(kind))
 
 
-def variables(kind: type[BaseSettings]) -> list[tuple[str, Any]]:
-    """List every environment variable *kind* reads, with its field; nested settings come first."""
-    own, nested = [], []
+def misspelt(kind: type[BaseSettings]) -> list[str]:
+    """Return one sentence for each variable of the environment that looks like one of *kind*'s and is none.
+
+    A variable with a prefix of ours that resembles nothing is left alone: Kubernetes makes names such as
+    `INGEST_SERVICE_HOST` for every Service called `ingest`.
+    """
+    known = {variable.name for variable in variables(kind)}
+    known |= {f"{name}_FILE" for name in known}
+    prefixes = tuple({name.partition("_")[0] + "_" for name in known})
+    return [
+        f"{name} is set but not known: did you mean {near[0]}?"
+        for name in sorted(os.environ)
+        if name.upper() not in known and name.upper().startswith(prefixes)
+        if (near := difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8))
+    ]
+
+
+def _nested(kind: type[BaseSettings]) -> Iterator[tuple[str, type[BaseSettings]]]:
     for name, field in kind.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseSettings):
-            nested += variables(annotation)
-        else:
-            own.append((f"{kind.model_config.get('env_prefix', '')}{name}".upper(), field))
-    return nested + own
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseSettings):
+            yield name, field.annotation
+
+
+def _own_variables(kind: type[BaseSettings]) -> Iterator[Variable]:
+    prefix, nested = str(kind.model_config.get("env_prefix", "")), dict(_nested(kind))
+    for name, field in kind.model_fields.items():
+        if name not in nested:
+            yield Variable(f"{prefix}{name}".upper(), name, field)
+
+
+def _from_file(variable: Variable) -> str | None:
+    """Honour `<VARIABLE>_FILE`; the variable itself wins."""
+    path = os.environ.get(f"{variable.name}_FILE")
+    if not path or os.environ.get(variable.name):
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = getattr(exc, "strerror", None) or "it is not UTF-8"
+        raise SettingsError(f"{variable.name}_FILE is {path!r}, which cannot be read: {reason}") from exc
 
 
 def _explain(kind: type[BaseSettings], error: Any) -> str:
-    # Nested settings are built by their own default factory, so their errors carry a title of their own.
-    title = error.get("ctx", {}).get("title")
-    prefix = title or str(kind.model_config.get("env_prefix", ""))
-    variable = f"{prefix}{'_'.join(str(part) for part in error['loc'])}".upper()
+    """Say in one sentence which variable is wrong, what it holds and what it may hold."""
+    allowed = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    variable = next((v for v in _own_variables(kind) if error["loc"][:1] == (v.field,)), None)
+    if variable is None:  # a rule about several fields together
+        return f"{kind.model_config.get('env_prefix', '')}*: {allowed}"
     if error["type"] == "missing":
-        return f"{variable} is not set: {_meaning(kind, variable)}"
-    found = error.get("input")
-    shown = "(secret)" if _is_secret(kind, variable) else repr(found)
-    return f"{variable} is {shown}: {error['msg'].removeprefix('Value error, ')}"
+        return f"{variable.name} is not set ({variable.allowed}): {variable.meaning}"
+    shown = "(secret)" if variable.secret else repr(error.get("input"))
+    where = "".join(f"[{part}]" for part in error["loc"][1:])
+    return f"{variable.name}{where} is {shown}: {allowed}"
 
 
-def _meaning(kind: type[BaseSettings], variable: str) -> str:
-    return next((field.description or "" for name, field in variables(kind) if name == variable), "it has no default")
-
-
-def _is_secret(kind: type[BaseSettings], variable: str) -> bool:
-    return any(name == variable and "SecretStr" in str(field.annotation) for name, field in variables(kind))
+def _explain_json(kind: type[BaseSettings], error: ForeignSettingsError) -> str:
+    for variable in _own_variables(kind):
+        if f'field "{variable.field}"' in str(error):
+            shown = "(secret)" if variable.secret else repr(os.environ.get(variable.name))
+            return f'{variable.name} is {shown}: must be JSON, such as ["a", "b"] for a list'
+    return str(error)
