@@ -73,16 +73,23 @@ class Bus:
         (reply,) = await self._routed(key, (command,), timeout)
         return _checked(reply)
 
-    async def script(self, name: str, keys: Sequence[str], args: Sequence[Argument], *then: Command) -> list[Any]:
+    async def script(
+        self,
+        name: str,
+        keys: Sequence[str],
+        args: Sequence[Argument],
+        *then: Command,
+        timeout: float | None = None,
+    ) -> list[Any]:
         """Run a script, and *then* further commands on the same connection (WAIT belongs to its writer).
 
         Returns the script's reply followed by those of *then*. Raises Fenced, GroupLost or Unavailable.
         """
         script = script_for(name, self.features.version)
         tail = (len(keys), *keys, *args)
-        replies = await self.call(keys[0], ("EVALSHA", script.sha, *tail), *then)
+        replies = await self.call(keys[0], ("EVALSHA", script.sha, *tail), *then, timeout=timeout)
         if isinstance(replies[0], NoScriptError):  # a new or restarted server: nothing was carried out
-            replies = await self.call(keys[0], ("EVAL", script.text, *tail), *then)
+            replies = await self.call(keys[0], ("EVAL", script.text, *tail), *then, timeout=timeout)
         return [_checked(reply) for reply in replies]
 
     async def open(self, key: str) -> AbstractConnection:

@@ -59,6 +59,7 @@ class Settlement:
     ticket: str = ""
     event: str = ""  # `schemas.events.event_tail`, for "log"
     fields: Sequence[str] = ()  # of the log entry or of the dead letter
+    fate: str = ""  # for metrics: confirmed, masked, held, rejected, or why it was buried
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,20 @@
 -- ARGV[3…]  for each message: index of its stream in KEYS, idempotency key or '', digest of the
 --           message or '', number of strings that follow, field, value, field, value …
 -- Returns   for each message, in order: its id; or `!` and the id another message has under the same
---           idempotency key; or `-` and why Redis refused this one
+--           idempotency key; or `-` and why Redis refused this one. Or an error that passes by itself
+--           (OOM, MISCONF, READONLY, NOREPLICAS), after which nothing was written
 --
+-- Every call that answers writes, a repeat too: WAIT and WAITAOF wait for the connection's own last write, so
+-- that a repeat on a new connection, without one, would be told at once that all is safe.
 -- The idempotency keys are not declared: they carry the stream's hash tag, so they lie in its slot.
 local known = redis.call('GET', KEYS[1])
-if known then return cjson.decode(known) end
+if known then
+  redis.call('PEXPIRE', KEYS[1], ARGV[1])
+  return cjson.decode(known)
+end
 
 local answers = {}
+local written = false
 local i = 3
 while i <= #ARGV do
   local stream, key, digest, n = KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
@@ -26,10 +33,16 @@ while i <= #ARGV do
   else
     local added = redis.pcall('XADD', stream, '*', unpack(ARGV, i + 4, i + 3 + n))
     if type(added) == 'table' then
-      -- Nothing is written yet, so the group as a whole can be tried again (OOM, MISCONF, READONLY).
-      if #answers == 0 then return added end
+      -- These hit the whole server, so the group as a whole is tried again. Anything else is this
+      -- stream's own trouble (another type, no ids left) and must not take the others along.
+      if not written then
+        for _, passing in ipairs({'OOM', 'MISCONF', 'READONLY', 'NOREPLICAS'}) do
+          if string.find(added.err, passing, 1, true) then return added end
+        end
+      end
       answer = '-' .. added.err
     else
+      written = true
       answer = added
       if key ~= '' then redis.call('SET', key, added .. ' ' .. digest, 'PX', ARGV[2]) end
     end

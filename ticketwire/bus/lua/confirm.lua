@@ -46,14 +46,12 @@ while i <= #ARGV do
       local log = logs .. ticket
       local prev = top[ticket]
       if not prev then
-        local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-        prev = last and last[1] or '0-0'
+        local last = redis.pcall('XREVRANGE', log, '+', '-', 'COUNT', 1)
+        if last.err then return redis.error_reply('REFUSED ' .. id .. ' ' .. last.err) end
+        prev = last[1] and last[1][1] or '0-0'
       end
       local added = redis.pcall('XADD', log, 'MAXLEN', '~', keep, id, unpack(ARGV, i + 5, i + 4 + n))
       if type(added) == 'table' then
-        if string.find(added.err, 'WRONGTYPE', 1, true) then
-          return redis.error_reply('REFUSED ' .. id .. ' ' .. added.err)
-        end
         if not string.find(added.err, 'equal or smaller', 1, true) then return added end
         if redis.call('XRANGE', log, id, id)[1] then
           added = nil -- shown already, by a call that stopped at REFUSED or from the archive

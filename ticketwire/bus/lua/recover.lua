@@ -14,7 +14,9 @@
 -- XPENDING, XCLAIM … JUSTID and XRANGE have one shape since 6.2, unlike XAUTOCLAIM, and together take over
 -- what lies under any consumer name. XREADGROUP … 0 would add one to every delivery count, so
 -- that a living owner's re-read would make healthy messages look poisonous.
--- A missing group is made at 0, never at $: what is settled has been deleted, so 0 is the watermark.
+-- A missing group is made at 0, never at $: what is settled has been deleted, so 0 is the watermark. For the
+-- same reason the group's cursor goes back to 0 once nothing is pending: whatever still lies on the stream is
+-- unsettled and in nobody's hand, even if somebody moved the cursor or acknowledged it by hand.
 local held = redis.call('HMGET', KEYS[2], 'owner', 'epoch')
 if (held[1] or '') .. ':' .. (held[2] or '') ~= ARGV[1] then return redis.error_reply('FENCED not the owner') end
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[2], '0', 'MKSTREAM')
@@ -25,7 +27,9 @@ local count = tonumber(ARGV[5])
 -- 6.2 has exclusive ranges too, but '(-' means nothing.
 if from ~= '-' then from = '(' .. from end
 local out = {}
-for _, p in ipairs(redis.call('XPENDING', KEYS[1], ARGV[2], from, '+', count)) do
+local pending = redis.call('XPENDING', KEYS[1], ARGV[2], from, '+', count)
+if from == '-' and #pending == 0 then redis.call('XGROUP', 'SETID', KEYS[1], ARGV[2], '0') end
+for _, p in ipairs(pending) do
   local id, deliveries = p[1], p[4]
   local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
   if entry then

@@ -1,0 +1,263 @@
+"""One owned partition: takeover, then read, handle, confirm, until told to be quiet or fenced off."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from schemas.message_id import MessageId
+from ticketwire.archive.messages import Archive
+from ticketwire.bus.connection import GroupLost
+from ticketwire.bus.partition import Confirmation, Entry, Lease, LogRefused, Partition, Pending, Settlement
+from ticketwire.errors import Rejected, Unavailable
+from workers import metrics
+from workers.pipeline import Pipeline, count
+from workers.retry import Care, care_for, runs
+from workers.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Quiet(Exception):
+    """Raised inside the owner to leave a wait: the partition is to be released."""
+
+
+class Owner:
+    """Works one partition under one lease. `run` returns when quiet, or raises Fenced when the lease was lost."""
+
+    def __init__(
+        self,
+        partition: Partition,
+        lease: Lease,
+        pipeline: Pipeline,
+        archive: Archive,
+        settings: WorkerSettings,
+    ) -> None:
+        self.lease = lease
+        self.outage = ""  # why the partition waits, for readiness; empty when it does not
+        self._partition = partition
+        self._pipeline = pipeline
+        self._archive = archive
+        self._settings = settings
+        self._quiet = asyncio.Event()
+        self._parked: asyncio.Task[None] | None = None
+        self._last_read = lease.done
+        # Delivery counts to go back to for entries tried alone while something was out of reach.
+        self._tried: dict[str, int] = {}
+
+    def quiet(self) -> None:
+        """Take no more: `run` ends after the batch in hand, or at once when it waits."""
+        self._quiet.set()
+        if self._parked is not None:
+            self._parked.cancel()  # only ever inside XREAD, which has no side effect
+
+    @property
+    def is_quiet(self) -> bool:
+        return self._quiet.is_set()
+
+    async def run(self) -> None:
+        """Work until quiet. Raises Fenced."""
+        try:
+            await self._recover(takeover=True)
+            entries: list[Entry] = []
+            while not self._quiet.is_set():
+                try:
+                    entries = await (self._confirmed(entries) if entries else self._next())
+                except GroupLost:
+                    metrics.LOST_GROUPS.inc()
+                    log.error("consumer group lost", extra={"partition": self.lease.partition})
+                    entries = []
+                    self._last_read = "0-0"
+                    await self._recover(takeover=False)
+            if entries:  # read in the same call as the last confirm, so in hand
+                await self._settle(entries)
+        except Quiet:
+            pass  # what is in hand stays pending, where the next owner finds it
+
+    # --- new entries
+
+    async def _next(self) -> list[Entry]:
+        """Return the next entries, waiting for them; empty after a wait in vain."""
+        entries = await self._read()
+        if not entries:
+            await self._park()
+            entries = [] if self._quiet.is_set() else await self._read()
+        return entries
+
+    async def _read(self) -> list[Entry]:
+        try:
+            entries = await self._partition.read(self.lease, self._settings.batch)
+        except Unavailable as exc:
+            # The reply may have been lost after the read: what it held lies in the pending list.
+            await self._outage_over(exc, partial(self._partition.renew, self.lease))
+            await self._recover(takeover=False)
+            return []
+        return self._note(entries)
+
+    def _note(self, entries: list[Entry]) -> list[Entry]:
+        if entries:
+            self._last_read = entries[-1].id
+        return entries
+
+    async def _park(self) -> None:
+        """Wait until the stream has something new, or until quiet."""
+        self._parked = asyncio.current_task()
+        try:
+            await self._partition.wait(self._last_read)
+        except Unavailable as exc:
+            self._parked = None
+            await self._outage_over(exc, partial(self._partition.renew, self.lease))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._quiet.is_set() or task is None or task.uncancel() > 0:
+                raise
+        finally:
+            self._parked = None
+
+    # --- one batch
+
+    async def _settle(self, entries: Sequence[Entry]) -> None:
+        """Handle and confirm *entries* without reading more."""
+        settlements = await self._handle(entries)
+        await self._confirm(settlements, then_read=0)
+
+    async def _confirmed(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Handle and confirm *entries*; return the next ones, which came in the same call."""
+        started = time.monotonic()
+        settlements = await self._handle(entries)
+        confirmation = await self._confirm(settlements, then_read=self._settings.batch)
+        metrics.BATCH.observe(len(entries))
+        metrics.HANDLE.observe(time.monotonic() - started)
+        return self._note(confirmation.entries)
+
+    async def _handle(self, entries: Sequence[Entry]) -> list[Settlement]:
+        return await self._until_available(lambda: self._pipeline.handle(entries, now_ms()))
+
+    async def _confirm(self, settlements: list[Settlement], then_read: int) -> Confirmation:
+        """Confirm until Redis has done it. Repeating is safe; see confirm.lua."""
+        while True:
+            try:
+                confirmation = await self._partition.confirm(self.lease, settlements, then_read=then_read)
+                break
+            except LogRefused as exc:
+                settlements = [self._bury_refused(s, exc) if s.id == exc.entry_id else s for s in settlements]
+            except Unavailable as exc:
+                # It may have been carried out, with entries read that nobody heard of: settle first,
+                # then look at the pending list.
+                await self._outage_over(
+                    exc,
+                    lambda s=settlements: self._partition.confirm(self.lease, s),  # type: ignore[misc]
+                )
+                count(settlements)
+                await self._recover(takeover=False)
+                return Confirmation([], [])
+        count(settlements)
+        for old, new in confirmation.renamed:
+            metrics.RENAMED.inc()
+            log.error("log refused an id", extra={"partition": self.lease.partition, "entry": old, "renamed": new})
+            ticket = next(s.ticket for s in settlements if s.id == old)
+            rename = partial(self._archive.rename, ticket, MessageId.parse(old), MessageId.parse(new))
+            await self._until_available(rename)
+        return confirmation
+
+    def _bury_refused(self, settlement: Settlement, error: LogRefused) -> Settlement:
+        fields = ["ticket_id", settlement.ticket, *settlement.fields]
+        return self._pipeline.bury(Entry(settlement.id, fields), error, "confirm", now_ms())
+
+    # --- what an earlier owner, or an earlier try, left pending
+
+    async def _recover(self, takeover: bool) -> None:
+        """Handle everything that was read but never settled, in id order, before anything new."""
+        while True:
+            pending = await self._until_available(
+                partial(self._partition.recover, self.lease, "-", self._settings.batch, takeover=takeover)
+            )
+            if not pending:
+                return
+            metrics.RECOVERED.inc(len(pending))
+            log.info("entries recovered", extra={"partition": self.lease.partition, "entries": len(pending)})
+            for stretch in runs([p for p in pending if p.fields is not None], self._is_suspect):
+                await self._recover_stretch(stretch)
+            takeover = False  # the pages after the first are read for the second time by us, not by a new owner
+            if self._quiet.is_set():
+                return
+
+    def _is_suspect(self, pending: Pending) -> bool:
+        return care_for(self._deliveries(pending), self._settings.max_deliveries) is not Care.TOGETHER
+
+    def _deliveries(self, pending: Pending) -> int:
+        return min(pending.deliveries, self._tried.get(pending.id, pending.deliveries))
+
+    async def _recover_stretch(self, stretch: Sequence[Pending]) -> None:
+        if self._quiet.is_set():
+            return
+        entries = [Entry(p.id, p.fields or []) for p in stretch]
+        first = stretch[0]
+        deliveries = self._deliveries(first)
+        care = care_for(deliveries, self._settings.max_deliveries) if len(stretch) == 1 else Care.TOGETHER
+        if care is Care.BURY:
+            why = f"handed out {deliveries} times to workers that then died, {self._settings.max_deliveries} allowed"
+            letter = self._pipeline.bury(entries[0], Rejected("poison", why), "worker", now_ms(), deliveries)
+            await self._confirm([letter], then_read=0)
+            return
+        if care is Care.ALONE:
+            self._tried[first.id] = deliveries
+            await self._until_available(partial(self._partition.count_attempt, self.lease, first.id, deliveries + 1))
+        await self._settle(entries)
+        self._tried.pop(first.id, None)
+
+    # --- waiting out an outage
+
+    async def _until_available(self, action: Callable[[], Awaitable[T]]) -> T:
+        """Do *action*, however long what it needs is out of reach. Raises Quiet when told to stop meanwhile."""
+        try:
+            return await action()
+        except Unavailable as exc:
+            return await self._outage_over(exc, action)
+
+    async def _outage_over(self, exc: Unavailable, action: Callable[[], Awaitable[T]]) -> T:
+        """Repeat *action* with full-jitter backoff until it goes through; one log line at each end."""
+        started = time.monotonic()
+        self.outage = exc.detail
+        metrics.OUTAGES.inc()
+        log.warning("partition waits", extra={"partition": self.lease.partition, "why": exc.detail})
+        await self._forgive()
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(Unavailable),
+            wait=wait_random_exponential(  # full jitter, so that many partitions do not come back as one
+                multiplier=self._settings.backoff_base_ms / 1000, max=self._settings.backoff_cap_ms / 1000
+            ),
+            sleep=self._pause,
+        )
+        with metrics.WAITING.track_inprogress():
+            result: T = await retrying(action)
+        self.outage = ""
+        seconds = round(time.monotonic() - started, 3)
+        log.warning("partition goes on", extra={"partition": self.lease.partition, "waited_s": seconds})
+        return result
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._quiet.wait(), seconds)
+        except TimeoutError:
+            return
+        raise Quiet
+
+    async def _forgive(self) -> None:
+        """Put back the count of the entry being tried alone: an outage is not its attempt."""
+        for entry_id, deliveries in self._tried.items():
+            try:
+                await self._partition.count_attempt(self.lease, entry_id, deliveries)
+            except Unavailable:
+                return  # Redis itself is away; `_tried` remembers
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,153 @@
+"""What happens to a batch of entries: decode, moderate, archive, and the settlement of each."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schemas.entries import NotAMessage, decode_submitted, encode_confirmed, encode_submitted
+from schemas.events import Submitted, event_tail
+from schemas.message_id import MessageId
+from ticketwire.archive.messages import Archive
+from ticketwire.archive.rows import ArchiveRow, Outcome, Status, Stored
+from ticketwire.bus.partition import Entry, Settlement, dead_letter
+from ticketwire.errors import Rejected
+from workers import metrics
+from workers.moderation.verdict import Action, Candidate, Moderator, Verdict
+from workers.retry import halves
+
+_STATUS: dict[Action, Status] = {
+    Action.ALLOW: "confirmed",
+    Action.MASK: "masked",
+    Action.HOLD: "held",
+    Action.REJECT: "rejected",
+}
+_SHOWN = ("confirmed", "masked")
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An entry that is a message."""
+
+    entry: Entry
+    id: MessageId
+    message: Submitted
+
+
+class Pipeline:
+    """The stages of one partition. Not to be entered twice at a time: tickets are judged in order."""
+
+    def __init__(self, partition: int, archive: Archive, moderator: Moderator, worker: str) -> None:
+        self._partition = partition
+        self._archive = archive
+        self._moderator = moderator
+        self._worker = worker
+
+    async def handle(self, entries: Sequence[Entry], now_ms: int) -> list[Settlement]:
+        """Return the settlement of each entry, in the same order; every message of them is archived by then.
+
+        Idempotent: a repeat finds the rows of the first time, and their verdict wins. Raises Unavailable, after
+        which nothing must be acknowledged.
+        """
+        settled: dict[str, Settlement] = {}
+        messages: list[Decoded] = []
+        for entry in entries:
+            try:
+                message = decode_submitted(entry.fields)
+                messages.append(Decoded(entry, self._storable(entry.id), message))
+            except NotAMessage as exc:
+                settled[entry.id] = self.bury(entry, Rejected(exc.code, exc.detail), "decode", now_ms)
+        if messages:
+            verdicts = await self._moderator.judge([_candidate(decoded) for decoded in messages])
+            rows = [self._row(decoded, verdict) for decoded, verdict in zip(messages, verdicts, strict=True)]
+            settled |= await self._store(messages, rows, now_ms)
+        return [settled[entry.id] for entry in entries]
+
+    def bury(self, entry: Entry, error: Rejected, stage: str, now_ms: int, attempts: int = 1) -> Settlement:
+        """Return the settlement that gives up on *entry*."""
+        first_ms = MessageId.parse(entry.id).ms
+        letter = dead_letter(
+            entry.id, entry.fields, error,
+            stage=stage, attempts=attempts, first_at_ms=first_ms, last_at_ms=now_ms, worker=self._worker,
+        )  # fmt: skip
+        return Settlement(entry.id, "dead", fields=letter, fate=error.code)
+
+    @staticmethod
+    def _storable(entry_id: str) -> MessageId:
+        message_id = MessageId.parse(entry_id)
+        if not message_id.storable:
+            raise NotAMessage("undecodable", f"entry id is {entry_id}, the archive's ids end at 2**63 - 1")
+        return message_id
+
+    def _row(self, decoded: Decoded, verdict: Verdict) -> ArchiveRow:
+        message = decoded.message
+        return ArchiveRow(
+            message.ticket_id,
+            decoded.id.ms,
+            decoded.id.seq,
+            self._partition,
+            message.sender_id,
+            verdict.text,
+            _STATUS[verdict.action],
+            message.timestamp if message.timestamp is not None else decoded.id.ms // 1000,
+            _verdict_json(verdict) if verdict.hits else None,
+            message.original_id,
+            message.client_message_id,
+            message.trace_id,
+        )
+
+    async def _store(
+        self, messages: Sequence[Decoded], rows: Sequence[ArchiveRow], now_ms: int
+    ) -> dict[str, Settlement]:
+        """Archive *rows*; when PostgreSQL refuses the batch, bisect it down to the row that it refuses."""
+        try:
+            stored = await self._archive.store(rows)
+        except Rejected as exc:
+            if len(rows) == 1:
+                return {messages[0].entry.id: self.bury(_as_moderated(messages[0], rows[0]), exc, "archive", now_ms)}
+            settled: dict[str, Settlement] = {}
+            for some, their_rows in zip(halves(messages), halves(rows), strict=True):
+                settled |= await self._store(some, their_rows, now_ms)
+            return settled
+        return {
+            decoded.entry.id: self._settle(decoded, outcome, now_ms)
+            for decoded, outcome in zip(messages, stored, strict=True)
+        }
+
+    def _settle(self, decoded: Decoded, stored: Stored, now_ms: int) -> Settlement:
+        entry, row = decoded.entry, stored.row
+        if stored.outcome is Outcome.DUPLICATE:
+            detail = f"message {stored.duplicate_of} of this ticket and sender has the same client_message_id"
+            return self.bury(_as_moderated(decoded, row), Rejected("duplicate", detail), "archive", now_ms)
+        if row.status not in _SHOWN:
+            return Settlement(entry.id, "none", fate=row.status)
+        event = row.to_confirmed()
+        return Settlement(entry.id, "log", row.ticket_id, event_tail(event), encode_confirmed(event), row.status)
+
+
+def count(settlements: Sequence[Settlement]) -> None:
+    """Add settled entries to the metrics, once they are confirmed."""
+    for (kind, fate), number in Counter((s.kind, s.fate) for s in settlements).items():
+        if kind == "dead":
+            metrics.BURIED.labels(fate).inc(number)
+            fate = "dead"
+        metrics.SETTLED.labels(fate).inc(number)
+
+
+def _candidate(decoded: Decoded) -> Candidate:
+    message = decoded.message
+    return Candidate(message.ticket_id, message.sender_id, message.message, decoded.id.ms)
+
+
+def _as_moderated(decoded: Decoded, row: ArchiveRow) -> Entry:
+    """The entry as moderation left it: what was masked must not lie in a dead letter."""
+    if row.body == decoded.message.message:
+        return decoded.entry
+    return Entry(decoded.entry.id, encode_submitted(decoded.message.model_copy(update={"message": row.body})))
+
+
+def _verdict_json(verdict: Verdict) -> str:
+    hits = [{"rule": h.rule, "version": h.version, "action": h.action, "detail": h.detail} for h in verdict.hits]
+    return json.dumps({"action": verdict.action, "hits": hits}, ensure_ascii=False)
