@@ -119,8 +119,10 @@ class Audit:
                 report.broken.append("the head of the chain is missing")
             elif head["id"] > last:
                 report.broken.append(_gap(last + 1, head["id"]))
-            elif (head["id"], head["hash"]) != (last, previous):
+            elif head["id"] < last:
                 report.broken.append(f"the chain ends with row {last}, but its head says row {head['id']}")
+            elif head["hash"] != previous:
+                report.broken.append(f"row {last} is not the one that the head of the chain was made for")
         return report
 
 

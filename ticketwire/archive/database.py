@@ -49,14 +49,12 @@ _OUTAGES = (
 )
 
 
-def translate(exc: BaseException) -> Rejected | Unavailable | SettingsError | None:
+def translate(exc: BaseException) -> Rejected | Unavailable | None:
     """Say what a foreign exception means to us; None: a bug, which should end the process loudly.
 
     The detail names class, SQLSTATE and constraint only. PostgreSQL's own texts, and asyncpg's about arguments,
     may quote the row, and a message body must never reach a log.
     """
-    if isinstance(exc, asyncpg.ClientConfigurationError):
-        return SettingsError(f"the database URL cannot be used: {exc}")
     # asyncpg's own DataError (a value it cannot encode) is not exported; this is what it derives from.
     if isinstance(exc, asyncpg.InterfaceError) and isinstance(exc, ValueError):
         return Rejected("archive_refused", "a value does not fit its column's type")
@@ -147,25 +145,37 @@ async def open_database(database_url: str, *, size: int, timeout_s: float) -> As
     """Open a pool of at most *size* connections.
 
     Nothing is connected yet, so a tier can start before its database. *timeout_s* limits the wait for a free
-    connection, connecting, and each statement. Raises SettingsError for a URL that cannot be read.
+    connection, connecting, and each statement. The first use raises SettingsError for a URL that cannot be read.
     """
+    pool = asyncpg.create_pool(
+        database_url,
+        connect=connect,
+        min_size=0,
+        max_size=size,
+        timeout=timeout_s,
+        command_timeout=timeout_s,
+        # Prepared once per connection and kept: the statements are few and never change.
+        max_cached_statement_lifetime=0,
+        # Our statements leave no session state, so the usual RESET ALL would be a round trip for nothing.
+        reset=_keep,
+        server_settings={"application_name": "ticketwire"},
+    )
+    async with pool:
+        yield Database(pool, timeout_s)
+
+
+async def connect(*args: Any, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
+    """Do what `asyncpg.connect` does, but raise SettingsError for a URL that will never work."""
     try:
-        pool = asyncpg.create_pool(
-            database_url,
-            min_size=0,
-            max_size=size,
-            timeout=timeout_s,
-            command_timeout=timeout_s,
-            # Prepared once per connection and kept: the statements are few and never change.
-            max_cached_statement_lifetime=0,
-            # Our statements leave no session state, so the usual RESET ALL would be a round trip for nothing.
-            reset=_keep,
-            server_settings={"application_name": "ticketwire"},
-        )
-        async with pool:
-            yield Database(pool, timeout_s)
+        return await asyncpg.connect(*args, **options)
     except asyncpg.ClientConfigurationError as exc:
         raise SettingsError(f"the database URL cannot be used: {exc}") from exc
+    except ValueError:
+        # Such as a port that is no number: often the rest of a password with a bare `/` or `@`, so it is not shown.
+        raise SettingsError(
+            "the database URL cannot be used: it must be postgresql://user:password@host:5432/name, "
+            "with special characters of the password percent-encoded"
+        ) from None
 
 
 async def _keep(_connection: asyncpg.Connection[asyncpg.Record]) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ticketwire.archive.database import open_database, translate
+from ticketwire.archive.database import connect, open_database, translate
 from ticketwire.errors import SettingsError, Unavailable
 
 _LOCK = 0x7469636B6574  # "ticket"; any number will do as long as it is ours
@@ -40,7 +40,7 @@ async def upgrade_async(database_url: str) -> None:
     # they mean to the tiers; SQLAlchemy would understand them differently.
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=lambda: asyncpg.connect(database_url, timeout=_CONNECT_S),
+        async_creator=lambda: connect(database_url, timeout=_CONNECT_S),
         poolclass=NullPool,
     )
     try:
@@ -52,7 +52,7 @@ async def upgrade_async(database_url: str) -> None:
         raise SettingsError(f"the database schema is not one this version knows: {exc}") from exc
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, DBAPIError) as exc:
         ours = translate(exc.orig.__cause__ or exc) if isinstance(exc, DBAPIError) and exc.orig else translate(exc)
-        if isinstance(ours, (Unavailable, SettingsError)):
+        if isinstance(ours, Unavailable):
             raise ours from exc
         raise
     finally:
