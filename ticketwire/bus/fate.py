@@ -9,6 +9,7 @@ from schemas.message_id import MessageId
 from ticketwire.bus.bus import Bus
 
 PAGE = 100  # dead letters a reply may hold in the rare search below: each can be as large as a message
+MOST_PAGES = 10  # so that asking for ids that never existed costs little
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,15 @@ async def find_dead(bus: Bus, ticket: str, message_id: MessageId) -> DeadLetter 
     """Return the dead letter of a message of *ticket*.
 
     A letter has its entry's own id (confirm.lua), so it is found by it. Only where the stream of letters had run
-    ahead of that id was the letter appended under a later one: then the letters after the id are paged through.
+    ahead of that id (a clock set back) was the letter appended under a later one: then the next
+    letters, MOST_PAGES of them, are looked through.
     """
     dead = bus.keys.dead(bus.keys.partition_of(ticket))
-    start, count = str(message_id), 1
-    while page := await bus.command(dead, "XRANGE", dead, start, "+", "COUNT", count):
+    start = str(message_id)
+    for number in range(MOST_PAGES + 1):
+        page = await bus.command(dead, "XRANGE", dead, start, "+", "COUNT", PAGE if number else 1)
+        if not page:
+            return None
         for _, pairs in page:
             letter = dict(zip(pairs[::2], pairs[1::2], strict=True))
             if letter.get("entry_id") == str(message_id):
@@ -44,7 +49,7 @@ async def find_dead(bus: Bus, ticket: str, message_id: MessageId) -> DeadLetter 
                     return None
                 return DeadLetter(letter["reason"], letter["error"], int(letter["last_at_ms"]))
         last = MessageId.parse(page[-1][0])
-        start, count = f"{last.ms}-{last.seq + 1}", PAGE
+        start = f"{last.ms}-{last.seq + 1}"
     return None
 
 
