@@ -236,8 +236,12 @@ class Owner:
             ),
             sleep=self._pause,
         )
+
+        async def attempt() -> T:  # tenacity awaits only what it can see to be a coroutine function
+            return await action()
+
         with metrics.WAITING.track_inprogress():
-            result: T = await retrying(action)
+            result: T = await retrying(attempt)
         self.outage = ""
         seconds = round(time.monotonic() - started, 3)
         log.warning("partition goes on", extra={"partition": self.lease.partition, "waited_s": seconds})
