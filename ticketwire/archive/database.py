@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -144,8 +145,8 @@ def head() -> str:
 async def open_database(database_url: str, *, size: int, timeout_s: float) -> AsyncIterator[Database]:
     """Open a pool of at most *size* connections.
 
-    Nothing is connected yet, so a tier can start before its database. *timeout_s* limits the wait for a free
-    connection, connecting, and each statement. The first use raises SettingsError for a URL that cannot be read.
+    Nothing is connected yet, so a tier can start before its database; the first use raises SettingsError for a URL
+    that cannot be read. *timeout_s* limits the wait for a free connection, connecting, each statement, and closing.
     """
     pool = asyncpg.create_pool(
         database_url,
@@ -160,8 +161,16 @@ async def open_database(database_url: str, *, size: int, timeout_s: float) -> As
         reset=_keep,
         server_settings={"application_name": "ticketwire"},
     )
-    async with pool:
+    await pool
+    try:
         yield Database(pool, timeout_s)
+    finally:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await pool.close()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            # Nothing is left to be saved: a server that is away or mute must not hold up the end of a process.
+            pool.terminate()
 
 
 async def connect(*args: Any, **options: Any) -> asyncpg.Connection[asyncpg.Record]:

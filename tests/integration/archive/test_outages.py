@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import asyncpg
 import pytest
@@ -108,6 +108,17 @@ async def test_a_server_that_stops_answering_is_an_outage_within_the_timeout(pos
             assert time.monotonic() - started < scaled(3.0)
             assert [one.outcome for one in await archive.store(rows(0))] == [Outcome.NEW] * 10
     assert await count(postgres_url) == 10
+
+
+async def test_a_server_that_stops_answering_does_not_hold_up_the_end(postgres_url: str) -> None:
+    """A process told to stop ends within its deadline, even with a statement under way."""
+    with ExitStack() as until_the_end:
+        async with asyncio.timeout(scaled(6.0)), open_archive(postgres_url, size=1, timeout_s=1.0) as archive:
+            until_the_end.enter_context(frozen(await backend(archive)))
+            hanging = asyncio.create_task(archive.store(rows(0)))
+            await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await hanging
 
 
 async def test_waiting_for_a_free_connection_has_an_end(postgres_url: str) -> None:

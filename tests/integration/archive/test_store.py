@@ -103,6 +103,39 @@ async def test_keys_are_the_senders_own(archive: Archive) -> None:
     assert outcomes(await archive.store(rows)) == [NEW] * 5
 
 
+async def test_any_sequence_of_batches_gets_the_answers_of_a_dictionary(archive: Archive) -> None:
+    """Whatever batches repeat, overlap or collide: the archive answers as a dictionary with two keys would."""
+    rng = random.Random(7)
+    by_id: dict[tuple[str, int, int], ArchiveRow] = {}
+    by_key: dict[tuple[str, str, str], MessageId] = {}
+
+    def expect(one: ArchiveRow) -> Stored:
+        if one[:3] in by_id:
+            return Stored(REPEAT, by_id[one[:3]])
+        key = (one.ticket_id, one.sender_id, one.client_message_id or "")
+        if one.client_message_id and key in by_key:
+            return Stored(DUPLICATE, one, by_key[key])
+        by_id[one[:3]] = one
+        by_key[key] = one.message_id
+        return Stored(NEW, one)
+
+    for n in range(150):
+        batch = [
+            row(
+                number,
+                ticket_id=rng.choice("78"),
+                sender_id=rng.choice(["ann", "bob"]),
+                body=f"batch {n}",
+                client_message_id=rng.choice([None, f"k{rng.randrange(300)}"]),
+            )
+            for number in rng.sample(range(400), rng.randrange(1, 20))
+        ]
+        batch += rng.sample(batch, rng.randrange(min(3, len(batch))))
+        expected = [expect(one) for one in batch]
+        assert await archive.store(batch) == expected, n
+    assert await count(archive) == len(by_id)
+
+
 @pytest.mark.parametrize("status", ["held", "rejected"])
 async def test_a_message_sent_again_takes_over_its_own_key(archive: Archive, status: str) -> None:
     """An approved message comes back under a new id with the key it was held with: it is no duplicate."""
