@@ -45,6 +45,7 @@ class Fleet:
         self._make_owner = make_owner
         self._held: dict[int, _Held] = {}
         self._live: tuple[str, ...] = ()
+        self._servers: frozenset[str] = frozenset()
         self._targets: frozenset[int] = frozenset()
         self._quiet = asyncio.Event()
 
@@ -96,6 +97,13 @@ class Fleet:
         return min(HUNGRY_TICK_S if hungry else CALM_TICK_S, self._ttl_ms / 1000 / RENEWALS / 2)
 
     async def _look_around(self) -> None:
+        servers = await self._bus.run_ids()
+        if servers != self._servers:
+            if self._servers:
+                log.warning("Redis was restarted or replaced", extra={"servers": len(servers)})
+                for held in self._held.values():
+                    held.owner.recheck()
+            self._servers = servers
         live = tuple(await heartbeat(self._bus, self.worker, self._ttl_ms))
         if live != self._live:
             self._live = live

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -13,15 +14,22 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from schemas.message_id import MessageId
 from ticketwire.archive.messages import Archive
+from ticketwire.archive.rows import ArchiveRow
 from ticketwire.bus.connection import GroupLost
 from ticketwire.bus.partition import Confirmation, Entry, Lease, LogRefused, Partition, Pending, Settlement
 from ticketwire.errors import Rejected, Unavailable
 from workers import metrics
-from workers.pipeline import Pipeline, count
+from workers.pipeline import Pipeline, count, show
 from workers.retry import Care, care_for, runs
 from workers.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 500  # settlements in one call: Lua's `unpack` ends near 8,000 values
+# How far back the archive is asked for what Redis lost. A failover loses seconds; after a FLUSHALL older messages
+# are read from the archive, so rebuilding every log would only fill Redis.
+WITNESS_WINDOW_MS = 3_600_000
+
 T = TypeVar("T")
 
 
@@ -49,12 +57,22 @@ class Owner:
         self._quiet = asyncio.Event()
         self._parked: asyncio.Task[None] | None = None
         self._last_read = lease.done
+        self._recheck = False  # Redis may have lost something: look again before the next batch
+        self._lost: deque[ArchiveRow] = deque()  # shown once, lost by Redis, to be confirmed again; in id order
         # Delivery counts to go back to for entries tried alone while something was out of reach.
         self._tried: dict[str, int] = {}
 
     def quiet(self) -> None:
         """Take no more: `run` ends after the batch in hand, or at once when it waits."""
         self._quiet.set()
+        self._wake()
+
+    def recheck(self) -> None:
+        """Look again at the pending list and the archive: Redis was restarted or another server took over."""
+        self._recheck = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._parked is not None:
             self._parked.cancel()  # only ever inside XREAD, which has no side effect
 
@@ -69,6 +87,8 @@ class Owner:
             entries: list[Entry] = []
             while not self._quiet.is_set():
                 try:
+                    if self._recheck and not entries:
+                        await self._recover(takeover=False)
                     entries = await (self._confirmed(entries) if entries else self._next())
                 except GroupLost:
                     metrics.LOST_GROUPS.inc()
@@ -87,8 +107,10 @@ class Owner:
         """Return the next entries, waiting for them; empty after a wait in vain."""
         entries = await self._read()
         if not entries:
+            if self._lost:
+                await self._confirm([], then_read=0)
             await self._park()
-            entries = [] if self._quiet.is_set() else await self._read()
+            entries = [] if self._quiet.is_set() or self._recheck else await self._read()
         return entries
 
     async def _read(self) -> list[Entry]:
@@ -114,9 +136,11 @@ class Owner:
         except Unavailable as exc:
             self._parked = None
             await self._outage_over(exc, partial(self._partition.renew, self.lease))
+            self._recheck = True
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not self._quiet.is_set() or task is None or task.uncancel() > 0:
+            woken = self._quiet.is_set() or self._recheck
+            if not woken or task is None or task.uncancel() > 0:
                 raise
         finally:
             self._parked = None
@@ -141,6 +165,24 @@ class Owner:
         return await self._until_available(lambda: self._pipeline.handle(entries, now_ms()))
 
     async def _confirm(self, settlements: list[Settlement], then_read: int) -> Confirmation:
+        """Confirm, and before it in id order what Redis lost; return what the last call read."""
+        merged = self._merge_lost(settlements)
+        while len(merged) > MOST_AT_ONCE:
+            await self._confirm_until_done(merged[:MOST_AT_ONCE], then_read=0)
+            merged = merged[MOST_AT_ONCE:]
+        return await self._confirm_until_done(merged, then_read)
+
+    def _merge_lost(self, settlements: list[Settlement]) -> list[Settlement]:
+        """Put lost messages among *settlements*, those older than the last of them; all when there are none."""
+        if not self._lost:
+            return settlements
+        end = MessageId.parse(settlements[-1].id) if settlements else None
+        lost = []
+        while self._lost and (end is None or self._lost[0].message_id < end):
+            lost.append(show(str(self._lost[0].message_id), self._lost.popleft()))
+        return sorted(settlements + lost, key=lambda s: MessageId.parse(s.id))
+
+    async def _confirm_until_done(self, settlements: list[Settlement], then_read: int) -> Confirmation:
         """Confirm until Redis has done it. Repeating is safe; see confirm.lua."""
         while True:
             try:
@@ -151,13 +193,9 @@ class Owner:
             except Unavailable as exc:
                 # It may have been carried out, with entries read that nobody heard of: settle first,
                 # then look at the pending list.
-                await self._outage_over(
-                    exc,
-                    lambda s=settlements: self._partition.confirm(self.lease, s),  # type: ignore[misc]
-                )
-                count(settlements)
-                await self._recover(takeover=False)
-                return Confirmation([], [])
+                confirmation = await self._outage_over(exc, partial(self._partition.confirm, self.lease, settlements))
+                self._recheck = True
+                break
         count(settlements)
         for old, new in confirmation.renamed:
             metrics.RENAMED.inc()
@@ -175,6 +213,8 @@ class Owner:
 
     async def _recover(self, takeover: bool) -> None:
         """Handle everything that was read but never settled, in id order, before anything new."""
+        self._recheck = False
+        await self._ask_second_witness()
         while True:
             pending = await self._until_available(
                 partial(self._partition.recover, self.lease, "-", self._settings.batch, takeover=takeover)
@@ -212,6 +252,40 @@ class Owner:
             await self._until_available(partial(self._partition.count_attempt, self.lease, first.id, deliveries + 1))
         await self._settle(entries)
         self._tried.pop(first.id, None)
+
+    async def _ask_second_witness(self) -> None:
+        """Find what Redis forgot though it was shown: the archive remembers it.
+
+        What is archived above the watermark and still lies on the stream was in a dead owner's hands and is handled
+        as pending. What is gone from the stream as well was lost with Redis's tail (failover, FLUSHALL, an old file).
+        """
+        partition = self.lease.partition
+        newest = await self._until_available(partial(self._archive.newest_of_partition, partition))
+        if newest is None:
+            return
+        done = await self._until_available(self._partition.watermark)
+        # Rows further back are readers' affair: they find them in the archive, as after any expiry of a log.
+        after = max(done, MessageId(max(0, newest.ms - WITNESS_WINDOW_MS), 0))
+        self._lost.clear()
+        while newest > done:
+            rows = await self._until_available(
+                partial(self._archive.confirmed_after, partition, after, self._settings.batch)
+            )
+            if not rows:
+                break
+            ids = [str(row.message_id) for row in rows]
+            absent = await self._until_available(partial(self._partition.absent, ids))
+            self._lost.extend(row for row, entry_id in zip(rows, ids, strict=True) if entry_id in absent)
+            after = rows[-1].message_id
+        if self._lost:
+            metrics.REDIS_LOST.inc(len(self._lost))
+            log.error("Redis lost confirmed messages", extra={"partition": partition, "messages": len(self._lost)})
+        await self._until_available(partial(self._advance, newest))
+
+    async def _advance(self, newest: MessageId) -> None:
+        # The stream may be missing; recover.lua makes it.
+        await self._partition.recover(self.lease, "-", 1, takeover=False)
+        await self._partition.advance(self.lease, newest)
 
     # --- waiting out an outage
 

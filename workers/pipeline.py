@@ -123,8 +123,13 @@ class Pipeline:
             return self.bury(_as_moderated(decoded, row), Rejected("duplicate", detail), "archive", now_ms)
         if row.status not in _SHOWN:
             return Settlement(entry.id, "none", fate=row.status)
-        event = row.to_confirmed()
-        return Settlement(entry.id, "log", row.ticket_id, event_tail(event), encode_confirmed(event), row.status)
+        return show(entry.id, row)
+
+
+def show(entry_id: str, row: ArchiveRow) -> Settlement:
+    """Return the settlement that puts an archived message into its log."""
+    event = row.to_confirmed()
+    return Settlement(entry_id, "log", row.ticket_id, event_tail(event), encode_confirmed(event), row.status)
 
 
 def count(settlements: Sequence[Settlement]) -> None:

@@ -66,12 +66,12 @@ class Bus:
     async def command(self, key: str, *command: Argument) -> Any:
         """Send one command; raise its error reply, translated."""
         (reply,) = await self.call(key, command)
-        return _checked(reply)
+        return checked(reply)
 
     async def block(self, key: str, *command: Argument, timeout: float) -> Any:
         """Send one command that waits on the server; it takes no turn from the others."""
         (reply,) = await self._routed(key, (command,), timeout)
-        return _checked(reply)
+        return checked(reply)
 
     async def script(
         self,
@@ -90,7 +90,7 @@ class Bus:
         replies = await self.call(keys[0], ("EVALSHA", script.sha, *tail), *then, timeout=timeout)
         if isinstance(replies[0], NoScriptError):  # a new or restarted server: nothing was carried out
             replies = await self.call(keys[0], ("EVAL", script.text, *tail), *then, timeout=timeout)
-        return [_checked(reply) for reply in replies]
+        return [checked(reply) for reply in replies]
 
     async def open(self, key: str) -> AbstractConnection:
         """Return a connection of the caller's own to the server that holds *key*, for Pub/Sub."""
@@ -120,6 +120,13 @@ class Bus:
             except Unavailable:
                 pass  # the first failure is the one to report
 
+    async def run_ids(self) -> frozenset[str]:
+        """Return what names the server processes now: it changes when one restarts or a replica is promoted."""
+        nodes = await self.topology.all_nodes()
+        replies = [await node.exchange([("INFO", "server")], self._timeout) for node in nodes]
+        lines = [line for (reply,) in replies for line in str(checked(reply)).splitlines()]
+        return frozenset(line for line in lines if line.startswith("run_id:"))
+
     async def check(self) -> None:
         """Detect features and agree on the number of partitions. Raises Unavailable or SettingsError."""
         info = await self.command(names.META, "INFO", "server")
@@ -133,7 +140,8 @@ class Bus:
             )
 
 
-def _checked(reply: Any) -> Any:
+def checked(reply: Any) -> Any:
+    """Return *reply*, or raise it, translated, if it is an error."""
     if isinstance(reply, ResponseError):
         raise translate(reply) from reply
     return reply

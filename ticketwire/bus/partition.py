@@ -10,7 +10,8 @@ from typing import Literal
 from redis.exceptions import ResponseError
 
 from schemas import keys as names
-from ticketwire.bus.bus import Bus
+from schemas.message_id import MessageId
+from ticketwire.bus.bus import Bus, checked
 from ticketwire.bus.connection import Argument
 from ticketwire.errors import Rejected, TicketwireError
 from ticketwire.settings import SharedSettings
@@ -159,7 +160,7 @@ class Partition:
 
     async def count_attempt(self, lease: Lease, entry_id: str, deliveries: int) -> None:
         """Store how often an entry has been handed out."""
-        args = [lease.token, names.GROUP, names.CONSUMER, entry_id, deliveries]
+        args: list[Argument] = [lease.token, names.GROUP, names.CONSUMER, entry_id, deliveries]
         await self._bus.script("attempt", [self.stream, self._lease], args)
 
     async def confirm(self, lease: Lease, settlements: Sequence[Settlement], *, then_read: int = 0) -> Confirmation:
@@ -179,6 +180,20 @@ class Partition:
             entry_id, _, why = str(exc).partition("REFUSED ")[2].partition(" ")
             raise LogRefused(entry_id, why) from exc
         return Confirmation([(old, new) for old, new in renamed], [Entry(i, fields) for i, fields in entries])
+
+    async def watermark(self) -> MessageId:
+        """Return the newest settled id that Redis remembers."""
+        return MessageId.parse(await self._bus.command(self._lease, "HGET", self._lease, "done") or "0-0")
+
+    async def absent(self, ids: Sequence[str]) -> set[str]:
+        """Return those of *ids* (at most a few hundred) that do not lie on the ingest stream."""
+        replies = await self._bus.call(self.stream, *(("XRANGE", self.stream, i, i) for i in ids))
+        return {i for i, reply in zip(ids, replies, strict=True) if not checked(reply)}
+
+    async def advance(self, lease: Lease, newest: MessageId) -> bool:
+        """Give out ids above *newest* from now on; True when the stream was behind it."""
+        (moved,) = await self._bus.script("advance", [self.stream, self._lease], [lease.token, str(newest)])
+        return bool(moved)
 
     async def wait(self, after: str) -> bool:
         """Wait until the stream holds an entry after *after*; False when none came in BLOCK_MS.
