@@ -23,8 +23,9 @@ class Admission:
 
     def __init__(self, marks: Marks, retry_after_s: int = 2) -> None:
         self.marks = marks
-        self.closed: dict[int, int] = {}  # partition -> its backlog, when last seen
         self._retry_after_s = retry_after_s
+        self._partitions = 0
+        self._closed: dict[int, int] = {}  # partition -> its backlog, when last seen
         self._memory: float | None = None  # the share that closed the common door; None while it is open
         # Until the deployment has been looked at nobody knows whether its partitions are ours.
         self._away: str | None = "Redis was not reached yet"
@@ -33,12 +34,13 @@ class Admission:
     def observe(self, backlog: Sequence[int], memory: float) -> None:
         """Take in a look at Redis: entries of each partition, and the used share of memory."""
         marks = self.marks
+        self._partitions = len(backlog)
         for partition, entries in enumerate(backlog):
-            mark = marks.low_backlog if partition in self.closed else marks.max_backlog
+            mark = marks.low_backlog if partition in self._closed else marks.max_backlog
             if entries > mark:
-                self.closed[partition] = entries
+                self._closed[partition] = entries
             else:
-                self.closed.pop(partition, None)
+                self._closed.pop(partition, None)
         mark_memory = marks.max_memory if self._memory is None else marks.low_memory
         self._memory = memory if memory > mark_memory else None
         self._away = None
@@ -54,20 +56,19 @@ class Admission:
     @property
     def open(self) -> bool:
         """Whether every message may come in; then nobody need ask about partitions."""
-        return not (self.closed or self._draining) and self._memory is None and self._away is None
+        return not (self._closed or self._draining) and self._memory is None and self._away is None
 
     @property
-    def trouble(self) -> str | None:
-        """Why nothing at all comes in, for readiness; None when some partition is open."""
-        refusal = self._for_all()
-        return refusal.detail if refusal else None
+    def closed_partitions(self) -> int:
+        """How many partitions refuse their messages."""
+        return self._partitions if self._for_all() else len(self._closed)
 
     def refusal(self, partition: int) -> Unavailable | None:
         """Return why a message of *partition* is turned away, or None."""
         if self.open:
             return None
         refusal = self._for_all()
-        entries = self.closed.get(partition)
+        entries = self._closed.get(partition)
         if refusal is None and entries is not None:
             refusal = Unavailable(
                 f"{entries:,} messages of partition {partition} wait for the workers, {self.marks.max_backlog:,} may",

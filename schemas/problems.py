@@ -28,6 +28,7 @@ _ROWS = (
     Problem("forbidden", False, 403, 4507, "the token does not allow this"),
     Problem("not_found", False, 404, 4501, "there is no such thing, or it is not yours to see"),
     Problem("method_not_allowed", False, 405, None, "the path exists, the method does not"),
+    Problem("slow_request", True, 408, None, "the request's body took too long to arrive"),
     Problem("idempotency_conflict", False, 409, None, "the idempotency key was used for another message"),
     Problem("too_large", False, 413, 1009, "the body or frame is larger than allowed"),
     Problem("unsupported_media_type", False, 415, None, "the content type is not one of those accepted"),

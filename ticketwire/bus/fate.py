@@ -57,8 +57,10 @@ async def search_dead(bus: Bus, ticket: str, message_id: MessageId) -> DeadLette
     """
     dead = bus.keys.dead(bus.keys.partition_of(ticket))
     after = message_id
+    if not after.storable:  # Redis itself has no letter after the last id of all
+        return None
     for _ in range(MOST_PAGES):
-        page = await bus.command(dead, "XRANGE", dead, f"{after.ms}-{after.seq + 1}", "+", "COUNT", PAGE)
+        page = await bus.command(dead, "XRANGE", dead, f"({after}", "+", "COUNT", PAGE)
         letter = _letter_of(page, ticket, str(message_id))
         if letter is not None or len(page) < PAGE:
             return letter
