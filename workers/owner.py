@@ -179,7 +179,7 @@ class Owner:
         end = MessageId.parse(settlements[-1].id) if settlements else None
         lost = []
         while self._lost and (end is None or self._lost[0].message_id < end):
-            lost.append(show(str(self._lost[0].message_id), self._lost.popleft()))
+            lost.append(show(self._lost.popleft().to_confirmed()))
         return sorted(settlements + lost, key=lambda s: MessageId.parse(s.id))
 
     async def _confirm_until_done(self, settlements: list[Settlement], then_read: int) -> Confirmation:
@@ -243,6 +243,10 @@ class Owner:
         deliveries = self._deliveries(first)
         care = care_for(deliveries, self._settings.max_deliveries) if len(stretch) == 1 else Care.TOGETHER
         if care is Care.BURY:
+            shown = await self._until_available(partial(self._pipeline.already_shown, entries[0]))
+            if shown is not None:
+                await self._confirm([shown], then_read=0)
+                return
             why = f"handed out {deliveries} times to workers that then died, {self._settings.max_deliveries} allowed"
             letter = self._pipeline.bury(entries[0], Rejected("poison", why), "worker", now_ms(), deliveries)
             await self._confirm([letter], then_read=0)

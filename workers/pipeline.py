@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas.entries import NotAMessage, decode_submitted, encode_confirmed, encode_submitted
-from schemas.events import Submitted, event_tail
+from schemas.events import ID_PATTERN, Confirmed, Submitted, event_tail
 from schemas.message_id import MessageId
 from ticketwire.archive.messages import Archive
 from ticketwire.archive.rows import ArchiveRow, Outcome, Status, Stored
@@ -64,6 +65,19 @@ class Pipeline:
             rows = [self._row(decoded, verdict) for decoded, verdict in zip(messages, verdicts, strict=True)]
             settled |= await self._store(messages, rows, now_ms)
         return [settled[entry.id] for entry in entries]
+
+    async def already_shown(self, entry: Entry) -> Settlement | None:
+        """Return the settlement of an entry that is archived as shown, None for any other.
+
+        Asked before burying: history must not hold a message whose fate says dead.
+        """
+        ticket = dict(zip(entry.fields[::2], entry.fields[1::2], strict=False)).get("ticket_id", "")
+        message_id = MessageId.parse(entry.id)
+        if not (message_id.storable and re.fullmatch(ID_PATTERN, ticket)):
+            return None
+        before = MessageId(message_id.ms, message_id.seq - 1) if message_id.seq else MessageId(message_id.ms - 1, 2**63)
+        found = await self._archive.history(ticket, after=before, limit=1)
+        return show(found[0]) if found and found[0].position == message_id else None
 
     def bury(self, entry: Entry, error: Rejected, stage: str, now_ms: int, attempts: int = 1) -> Settlement:
         """Return the settlement that gives up on *entry*."""
@@ -121,15 +135,14 @@ class Pipeline:
         if stored.outcome is Outcome.DUPLICATE:
             detail = f"message {stored.duplicate_of} of this ticket and sender has the same client_message_id"
             return self.bury(_as_moderated(decoded, row), Rejected("duplicate", detail), "archive", now_ms)
-        if row.status not in _SHOWN:
+        if row.status not in _SHOWN or row.message_id != decoded.id:  # another id: its log took it under that one
             return Settlement(entry.id, "none", fate=row.status)
-        return show(entry.id, row)
+        return show(row.to_confirmed(), row.status)
 
 
-def show(entry_id: str, row: ArchiveRow) -> Settlement:
+def show(event: Confirmed, fate: str = "confirmed") -> Settlement:
     """Return the settlement that puts an archived message into its log."""
-    event = row.to_confirmed()
-    return Settlement(entry_id, "log", row.ticket_id, event_tail(event), encode_confirmed(event), row.status)
+    return Settlement(event.message_id, "log", event.ticket_id, event_tail(event), encode_confirmed(event), fate)
 
 
 def count(settlements: Sequence[Settlement]) -> None:

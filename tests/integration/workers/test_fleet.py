@@ -239,6 +239,26 @@ async def test_an_entry_whose_workers_died_too_often_is_buried_and_its_neighbour
     assert (letter["entry_id"], letter["reason"]) == (ids[1], "poison")
 
 
+async def test_an_archived_message_is_shown_even_if_its_workers_died_too_often(
+    core: tuple[Bus, Archive], settings: WorkerSettings
+) -> None:
+    """They died after archiving it: burying it now would give it two fates."""
+    entry_id = await submit(core[0], "T1", "m")
+    async with working(core, settings):
+        await drained(core[0])
+    stream, key = core[0].keys.ingest(core[0].keys.partition_of("T1")), core[0].keys.log("T1")
+    await core[0].command(key, "DEL", key)
+    await core[0].command(stream, "DEL", stream)
+    await core[0].command(stream, "XADD", stream, entry_id, "ticket_id", "T1", "sender_id", "1", "message", "m")
+    await core[0].command(stream, "XGROUP", "CREATE", stream, "workers", "0")
+    await core[0].command(stream, "XREADGROUP", "GROUP", "workers", "owner", "STREAMS", stream, ">")
+    await core[0].command(stream, "XCLAIM", stream, "workers", "owner", 0, entry_id, "RETRYCOUNT", 9, "JUSTID")
+    async with working(core, settings):
+        await drained(core[0])
+    await check_tickets(core, {"T1": [(entry_id, "m")]})
+    assert await letters(core[0]) == []
+
+
 async def test_after_flushall_messages_go_on_and_the_archive_keeps_what_redis_lost(
     core: tuple[Bus, Archive], settings: WorkerSettings
 ) -> None:
