@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Databases, RedisKind, RedisServers, empty, running
+from tests.servers import Databases, RedisKind, RedisServers, binary_of, empty, running
 from ticketwire.embedded.postgres_server import EmbeddedPostgres
 from ticketwire.embedded.redis_server import EmbeddedRedis
 
@@ -141,8 +141,8 @@ def own_folder(servers_folder: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def own_redis(own_folder: Path) -> Iterator[EmbeddedRedis]:
-    """A Redis of this test alone: `.process.kill()`, then `.launch()` and `.wait_ready()` on the same port."""
-    with EmbeddedRedis(own_folder / "redis") as server:
+    """A Redis 8.2 of this test alone: `.process.kill()`, then `.launch()` and `.wait_ready()` on the same port."""
+    with EmbeddedRedis(own_folder / "redis", binary=binary_of(RedisKind.V8_2)) as server:
         yield server
 
 

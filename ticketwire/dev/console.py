@@ -22,6 +22,7 @@ class Console:
         wanted = self._stream.isatty() and not os.environ.get("NO_COLOR")
         self._colour = wanted if colour is None else colour
         self._colours: dict[str, str] = {}
+        self._alone = False  # whoever read us is gone
 
     def log(self, name: str, line: str) -> None:
         """Show one line that process *name* wrote."""
@@ -63,12 +64,14 @@ class Console:
         return f"{colour}{text}{_RESET}" if self._colour and colour else text
 
     def _write(self, text: str) -> None:
+        if self._alone:
+            return
         try:
             print(text, file=self._stream, flush=True)
         except UnicodeEncodeError:  # a terminal that is not UTF-8
             print(text.encode("ascii", "backslashreplace").decode(), file=self._stream, flush=True)
         except OSError:  # `ticketwire dev | head`: the product goes on without an audience
-            self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            self._alone = True
 
 
 def _printable(text: str) -> str:

@@ -216,6 +216,7 @@ class Session:
             if server.alive:
                 pids[server.name].append(server.pid)
         state = {
+            "pid": os.getpid(),
             "urls": {
                 "chat": f"http://{self._address}:{ports.delivery}/",
                 "ingest": f"http://{self._address}:{ports.ingest}",
