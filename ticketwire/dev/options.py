@@ -54,13 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("redis-port", 0, "embedded Redis"),
         ("postgres-port", 0, "embedded PostgreSQL"),
     ):
-        default_text = "a free one" if default == 0 else str(default)
+        default_text = f"{default}; 0: a free one" if default else "0: a free one"
         parser.add_argument(
             f"--{option}",
             type=_port,
             default=default,
             metavar="PORT",
-            help=f"{meaning} (default: {default_text}; 0: a free one)",
+            help=f"{meaning} (default: {default_text})",
         )
 
 
