@@ -1,0 +1,146 @@
+"""Find card numbers, IBANs and national ids in folded text. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import groupby
+
+from workers.moderation.checksums import (
+    IBAN_LENGTHS,
+    aadhaar,
+    brazilian_cpf,
+    card_length_fits,
+    french_nir,
+    iban,
+    italian_code,
+    luhn,
+    spanish_id,
+    us_ssn,
+)
+
+Place = tuple[int, int]
+
+# Digits with the separators people put between them; digits and separators have no character in
+# common, so that the search is linear.
+_RUN = re.compile(r"[0-9](?:[ \t\n.,\-_/]{0,2}[0-9])+")
+_GROUP = re.compile(r"[0-9]+")
+_CARD_SHAPES = frozenset({(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (8, 8), (4, 4, 8), (6, 13), (4, 5, 6)})
+_CARD_DIGITS = range(14, 20)
+# A message with more windows that look like a card than this holds a pile of numbers: what is left
+# is masked unchecked, so that work stays bounded and nothing slips through.
+MAX_CARD_CHECKS = 300
+MAX_IBAN_CHECKS = 300
+
+
+def find_cards(text: str) -> Iterator[Place]:
+    """Yield where card numbers stand: scheme, length and Luhn digit are right."""
+    checks = 0
+    for run in _RUN.finditer(text):
+        if run.end() - run.start() < _CARD_DIGITS[0] or _touches_letter(text, *run.span()):
+            continue
+        groups = [(group.start() + run.start(), group.end() + run.start()) for group in _GROUP.finditer(run[0])]
+        next_group = 0
+        for first, last in _windows(groups):
+            if first < next_group:
+                continue
+            start, end = groups[first][0], groups[last - 1][1]
+            digits = "".join(_GROUP.findall(text[start:end]))
+            checks += 1
+            if checks > MAX_CARD_CHECKS or (card_length_fits(digits) and luhn(digits) and len(set(digits)) > 1):
+                yield start, end
+                next_group = last
+
+
+def _windows(groups: list[Place]) -> Iterator[Place]:
+    """Yield stretches of groups that are written as a card number is."""
+    sizes = [end - start for start, end in groups]
+    if sum(sizes) in _CARD_DIGITS:
+        yield 0, len(sizes)
+    at = 0
+    for single, group in groupby(sizes, key=lambda size: size == 1):
+        count = len(list(group))
+        if single and count in _CARD_DIGITS:
+            yield at, at + count
+        at += count
+    for first, size in enumerate(sizes):
+        if size in _CARD_DIGITS:
+            yield first, first + 1
+        elif size in (4, 6, 8):
+            for count in (5, 4, 3, 2):
+                if first + count <= len(sizes) and tuple(sizes[first : first + count]) in _CARD_SHAPES:
+                    yield first, first + count
+
+
+def _touches_letter(text: str, start: int, end: int) -> bool:
+    return (start > 0 and text[start - 1].isalnum()) or (end < len(text) and text[end].isalnum())
+
+
+_IBAN_START = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[ ]?[0-9]{2}(?=[ .\-]?[A-Za-z0-9])")
+_IBAN_REST = re.compile(r"(?:[ .\-]{0,2}[A-Za-z0-9]){11,34}")
+
+
+def find_ibans(text: str) -> Iterator[Place]:
+    """Yield where IBANs stand: country, length and check digits are right."""
+    done = checks = 0
+    for match in _IBAN_START.finditer(text):
+        length = IBAN_LENGTHS.get(match[0][:2].upper())
+        if length is None or match.start() < done:
+            continue
+        rest = _IBAN_REST.match(text, match.end())
+        if rest is None:
+            continue
+        places = [at for at in range(match.end(), rest.end()) if text[at].isalnum()]
+        if len(places) < length - 4:
+            continue
+        end = places[length - 5] + 1
+        if end < len(text) and text[end].isalnum():
+            continue
+        compact = "".join(char for char in text[match.start() : end] if char.isalnum())
+        checks += 1
+        if checks > MAX_IBAN_CHECKS or iban(compact):
+            done = end
+            yield match.start(), end
+
+
+def _no_check(_compact: str) -> bool:
+    return True
+
+
+_E = r"(?![A-Za-z0-9])"
+_S = r"(?<![A-Za-z0-9])"
+_IDS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
+    ("us_ssn", re.compile(_S + r"(?<!-)[0-9]{3}([- ])[0-9]{2}\1[0-9]{4}(?!-)" + _E), us_ssn),
+    (
+        "uk_nino",
+        re.compile(
+            _S + r"(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z](?: ?[0-9]{2}){3} ?[A-D]" + _E, re.I
+        ),
+        _no_check,
+    ),
+    ("es_dni", re.compile(_S + r"(?:[0-9]{8}|[XYZ][- ]?[0-9]{7})[- ]?[A-HJ-NP-TV-Z]" + _E, re.I), spanish_id),
+    (
+        "fr_nir",
+        re.compile(_S + r"[12] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{3} ?[0-9]{3} ?[0-9]{2}" + _E),
+        french_nir,
+    ),
+    ("it_cf", re.compile(_S + r"[A-Z]{6}[0-9]{2}[A-EHLMPRST][0-9]{2}[A-Z][0-9]{3}[A-Z]" + _E, re.I), italian_code),
+    ("br_cpf", re.compile(_S + r"[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}" + _E), brazilian_cpf),
+    ("in_aadhaar", re.compile(_S + r"(?<![0-9] )[2-9][0-9]{3}([ -])[0-9]{4}\1[0-9]{4}(?! ?[0-9])" + _E), aadhaar),
+)
+NATIONAL_IDS = tuple(name for name, _, _ in _IDS)
+_CUED_SSN = re.compile(r"\b(?:ssn|social security)[^0-9\n]{0,25}([0-9]{9})" + _E, re.I)
+
+
+def find_national_ids(text: str, kinds: frozenset[str]) -> Iterator[Place]:
+    """Yield where ids of the *kinds* stand; those with a check digit have the right one."""
+    for name, pattern, check in _IDS:
+        if name not in kinds:
+            continue
+        for match in pattern.finditer(text):
+            if check("".join(char for char in match[0] if char.isalnum())):
+                yield match.span()
+    if "us_ssn" in kinds:
+        for match in _CUED_SSN.finditer(text):
+            if us_ssn(match[1]):
+                yield match.span(1)

@@ -1,0 +1,104 @@
+"""The messages of one batch in the forms that rules search. Pure.
+
+A call into a search library costs as much as searching a few hundred characters, so rules search the
+joined text of a batch first and look at single messages only where that found something.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import accumulate
+
+from workers.moderation.findings import Span
+from workers.moderation.normalise import Origin, fold
+from workers.moderation.skeleton import leet_joined, plain_joined
+from workers.moderation.verdict import Candidate
+
+# No folded text holds U+0001, and no pattern does, so nothing is found across two messages.
+SEPARATOR = " \x01 "
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Joined:
+    """Some messages of a batch as one text."""
+
+    def __init__(self, messages: Sequence[int], texts: Sequence[str]) -> None:
+        self.messages = messages
+        self._texts = texts
+        self.text = f" {SEPARATOR.join(texts)} "
+
+    @cached_property
+    def lower(self) -> str:
+        return self.text.lower()
+
+    @cached_property
+    def plain(self) -> str:
+        return plain_joined(self.text)
+
+    @cached_property
+    def leet(self) -> str:
+        return leet_joined(self.text)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return list(accumulate((len(text) + len(SEPARATOR) for text in self._texts), initial=1))
+
+    def message(self, position: int) -> int:
+        """Return the message in which *position* of `text` lies."""
+        return self.messages[bisect_right(self._starts, position) - 1]
+
+    def messages_of_view(self, view: str, positions: Iterable[int]) -> set[int]:
+        """Return the messages in which *positions* of `plain` or `leet` lie."""
+        ends: list[int] = []
+        at = view.find("\x01")
+        while at >= 0:
+            ends.append(at)
+            at = view.find("\x01", at + 1)
+        return {self.messages[bisect_right(ends, position)] for position in positions}
+
+
+class Batch:
+    """Candidates with their folded texts, and where a folded character came from."""
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self.candidates = candidates
+        self.texts = [candidate.text for candidate in candidates]
+        self.folded = [fold(text) for text in self.texts]
+        self._origins: dict[int, Origin] = {}
+
+    @cached_property
+    def joined(self) -> list[Joined]:
+        """The folded texts; those that are ASCII apart, since those are several times faster."""
+        groups: tuple[list[int], list[int]] = ([], [])
+        for message, text in enumerate(self.folded):
+            groups[not text.isascii()].append(message)
+        return [Joined(group, [self.folded[message] for message in group]) for group in groups if group]
+
+    @cached_property
+    def joined_originals(self) -> list[Joined]:
+        """The texts as they were typed, for patterns that are to see accents and signs."""
+        everyone = range(len(self.texts))
+        return [Joined(everyone, [self.searchable(message) for message in everyone])]
+
+    def searchable(self, message: int) -> str:
+        """Return the original text in a form that has UTF-8, of the same length."""
+        text = self.texts[message]
+        if not text.isascii() and _SURROGATE.search(text):
+            return _SURROGATE.sub("\ufffd", text)
+        return text
+
+    def original_span(self, message: int, start: int, end: int, shown: str) -> Span:
+        """Return the span of characters that were found in the original itself."""
+        return Span(start, end, shown)
+
+    def span(self, message: int, start: int, end: int, shown: str) -> Span:
+        """Return the original span of folded characters of *message*."""
+        origin = self._origins.get(message)
+        if origin is None:
+            origin = self._origins[message] = Origin(self.texts[message])
+        return Span(*origin.span(start, end), shown)

@@ -1,0 +1,223 @@
+"""Say whether what looks like a disguised term is one. Pure.
+
+The views of `skeleton` are generous, so that few patterns find many spellings; here the spelling is
+looked at once more. The limits come from tests/moderation/corpus: `Samsung A55`, `who re-sent it`
+and `as` must pass, `sh1t`, `fu ck` and `asssss` must not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from itertools import groupby
+
+from workers.moderation.confusables import LOOSE
+from workers.moderation.linear import compile_linear
+from workers.moderation.skeleton import LEET_DIGITS, LEET_SIGNS
+from workers.moderation.wordlist import Term
+from workers.moderation.wordsets import words
+
+# Words, and remains of contractions, that stand next to each other in innocent text.
+COMMON = words(
+    """
+    a about ad age al all am an and any are arm art as at ate auto bad bar bas be bed bi big bit but by can
+    car cat co con cop cup cut d da day de del den did do dog don dr e end er ex fan far few for g gap get
+    go got had hair has hat he head hen her him his ho hole hot how i id if in ing ion is it its jack job
+    ken kin la le led let lie ll low m ma man map may me men met mo mon moth mother my n nal new no non not
+    now o of off ok old on one or our out over own p pa par pay pe pen per pet pi pick pre pro pub put r ra
+    ran re red rid rob run s sad saw say see set sex she sit so son sub sun t ta tap tar ten the their them
+    then there they this ti tip to too top try tu two un up us use van ve w war was way we wet when who why
+    will win with x y yet you your z
+    """
+)
+
+# Words before a name that make it an insult.
+_INSULTING = words("a an you such total this that absolute complete fucking little big stupid your")
+
+
+# What only `TermIndex.find` sees through: drawn-out or oddly doubled letters, single letters in a row,
+# signs inside a word. Must find every text of which one of the other views finds more than the first two.
+_UNUSUAL_PAIRS = "|".join(letter * 2 for letter in "ahijkquvxy")
+_TRIPLES = "|".join(letter * 3 for letter in "bcdefgmnoprstzl") + "|wwww"
+_SINGLE = r"[a-z0-9@$]"
+_GAP = r"[^a-z0-9@$\x01]{1,3}"
+DISGUISED = compile_linear(
+    rf"{_UNUSUAL_PAIRS}|{_TRIPLES}"
+    rf"|[^a-z0-9@$'\x01]{_SINGLE}{_GAP}[a-z0-9@$!|]{_GAP}{_SINGLE}[^a-z0-9@$']"
+    r"|[a-z@$][*#%&^~_\-]+[a-z@$]|[a-z][!|+\x02-\x07]+[a-z]"
+)
+
+
+class Reading(Enum):
+    """How the view was made in which a term was seen."""
+
+    PLAIN = "plain"  # digits and signs divide words
+    LEET = "leet"  # digits and signs are letters
+    SPELLED = "spelled"  # single letters were put together
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A term as it is looked for; *owner* is the rule that lists it."""
+
+    term: Term
+    owner: int
+    letters: str  # the term's skeleton without spaces
+    words: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """*words* of a view that stand at *span* of *folded* and look like a term."""
+
+    words: list[str]
+    folded: str
+    span: tuple[int, int]
+    original: str
+    reading: Reading
+
+    def shows(self, pattern: Pattern) -> bool:
+        """Say whether this is the term and not innocent text that resembles it."""
+        start, end = self.span
+        term, size = pattern.term, len(pattern.letters)
+        typed = self.folded[start:end].lower()
+        spelled = self.reading is Reading.SPELLED
+        if not spelled and len(self.words) > pattern.words and _all_common(typed):
+            return False
+        if self.reading is Reading.PLAIN and _inside_code(self.folded, start, end, size):
+            return False
+        if not _runs_fit("".join(self.words), pattern.letters, term.open_start or spelled, term.open_end or spelled):
+            return False
+        if not _enough_letters(typed, size, self.original):
+            return False
+        if size <= 3 and not _spelled_exactly(typed, term.text.lower()):
+            return False
+        return not (term.name and _is_name(self.folded, start, end))
+
+
+def _all_common(typed: str) -> bool:
+    return all(word in COMMON for word in re.split(r"[^a-z]+", typed) if word)
+
+
+def _inside_code(folded: str, start: int, end: int, size: int) -> bool:
+    """Say whether the letters are cut out of something like `x4cum9`."""
+    before = start > 0 and folded[start - 1].isdigit()
+    after = end < len(folded) and folded[end].isdigit()
+    return (before and after) or (size <= 3 and (before or after))
+
+
+def _runs(word: str) -> list[tuple[str, int]]:
+    return [(letter, len(list(run))) for letter, run in groupby(word)]
+
+
+def _runs_fit(word: str, letters: str, open_start: bool, open_end: bool) -> bool:
+    """Say whether *word* is *letters* with letters repeated, never with fewer of them.
+
+    A short term must be exact or drawn out to three: `as` is not `ass`, `cook` is not `cok`.
+    """
+    want, have = _runs(letters), _runs(word)
+    firsts = range(len(have) - len(want) + 1) if open_start else (0,)
+    for first in firsts:
+        part = have[first : first + len(want)]
+        if len(part) < len(want) or (not open_end and first + len(want) != len(have)):
+            continue
+        if all(
+            letter == other and (count == more or (count < more and (len(letters) > 3 or more >= 3)))
+            for (letter, count), (other, more) in zip(want, part, strict=True)
+        ):
+            return True
+    return False
+
+
+def _enough_letters(typed: str, size: int, original: str) -> bool:
+    """Say whether enough of the term was typed in letters: `A55` and `455` are model numbers."""
+    letters = sum(char.isalpha() for char in typed)
+    digits = sum(min(len(list(run)), 2) for char, run in groupby(typed) if char in LEET_DIGITS)
+    if not letters or digits > (1 if size <= 3 else 2 if size <= 5 else size - 2):
+        return False
+    if not typed.isascii() and any(char in LOOSE for char in typed):
+        return any(char.isascii() and char.isalpha() for char in original)
+    return True
+
+
+def _spelled_exactly(typed: str, text: str) -> bool:
+    """Say whether no letter of a short term is replaced by another letter: `til` is not `tit`."""
+    shown = "".join(LEET_DIGITS.get(char) or LEET_SIGNS.get(char) or char for char in typed)
+    plain = "".join(char for char in shown if char.isalpha())
+    return set(plain) == {char for char in text if char.isalpha()} or text in shown
+
+
+def _is_name(folded: str, start: int, end: int) -> bool:
+    """Say whether the word at *start* is written as a name: `Dick Smith`, `with Dick`, not `a Dick`."""
+    word = folded[start:end]
+    if not word.istitle():
+        return False
+    before = re.findall(r"[^\W\d_]+[.,!?]?", folded[max(0, start - 40) : start])
+    after = re.match(r"['’]?s?[ -]+([^\W\d_]+)", folded[end : end + 40])
+    if before and before[-1].lower() in _INSULTING:
+        return False
+    if after and after[1].istitle():
+        return True
+    return bool(before) and before[-1][-1] not in "!?" and not all(item[:1].isupper() for item in before[-3:])
+
+
+_CENSORED = re.compile(r"(?<![a-z0-9@$*#%&^~_])[a-z@$][a-z0-9@$\-]*[*#%&^~_\-]{1,5}[a-z0-9@$*#%&^~_\-]*[a-z]")
+_VOWELS = frozenset("aeiouy")
+# Signs that join words far oftener than they hide a letter: they hide vowels only.
+_JOINING = frozenset("-_&")
+_HIDING = frozenset("*#%^~") | _JOINING
+MAX_CENSORED = 200
+MAX_CENSORED_LETTERS = 40
+
+
+class Wildcards:
+    """Terms in which letters were replaced by signs: `f*ck`, `f**k`, `sh#t`."""
+
+    def __init__(self, patterns: Iterable[Pattern]) -> None:
+        self._whole: dict[tuple[str, int], dict[str, Pattern]] = defaultdict(dict)
+        self._beginnings: dict[tuple[str, int], dict[str, Pattern]] = defaultdict(dict)
+        for pattern in patterns:
+            text = pattern.term.text.lower()
+            if pattern.words == 1 and len(text) >= 4:
+                table = self._beginnings if pattern.term.open_end else self._whole
+                table[text[0], len(text)].setdefault(f"{text} {pattern.owner}", pattern)
+
+    def find(self, folded: str) -> Iterator[tuple[int, int, Pattern]]:
+        """Yield start, end and pattern of every censored term."""
+        for count, match in enumerate(_CENSORED.finditer(folded.lower())):
+            if count == MAX_CENSORED:
+                return
+            typed = match[0][:MAX_CENSORED_LETTERS]
+            pieces = [(0, typed)]
+            if "-" in typed or "_" in typed:
+                pieces += [(piece.start(), piece[0]) for piece in re.finditer(r"[^\-_]+", typed)]
+            for at, piece in pieces:
+                start = match.start() + at
+                for pattern in self._matching(piece):
+                    yield start, start + len(piece), pattern
+
+    def _matching(self, piece: str) -> Iterator[Pattern]:
+        shown = "".join(LEET_DIGITS.get(char) or LEET_SIGNS.get(char) or char for char in piece)
+        if not any(char in _HIDING for char in shown):
+            return
+        for size in range(4, len(shown) + 1):
+            tables = (self._whole, self._beginnings) if size == len(shown) else (self._beginnings,)
+            for table in tables:
+                for pattern in table.get((shown[0], size), {}).values():
+                    if _hides(shown[:size], pattern.term.text.lower()):
+                        yield pattern
+
+
+def _hides(shown: str, text: str) -> bool:
+    hidden = 0
+    for sign, letter in zip(shown, text, strict=True):
+        if sign in _HIDING:
+            hidden += 1
+            if sign in _JOINING and letter not in _VOWELS:
+                return False
+        elif sign != letter:
+            return False
+    return 0 < hidden <= len(text) - 2

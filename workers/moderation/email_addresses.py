@@ -1,0 +1,83 @@
+"""Find e-mail addresses in folded text, also those written for people only. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from workers.moderation.domains import top_level_domains
+from workers.moderation.linear import compile_linear
+from workers.moderation.wordsets import words
+
+Place = tuple[int, int]
+
+# RFC 5321 lengths; re2, because a local part is searched for at every character.
+_PLAIN = compile_linear(
+    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~\-]+\s?@\s?((?:[A-Za-z0-9\-]+\s?\.\s?)+)([A-Za-z][A-Za-z0-9\-]+)"
+)
+_AT = r"\s*(?:\(\s*at\s*\)|\[\s*at\s*\]|\{\s*at\s*\}|<\s*at\s*>"
+_AT += r"|\(\s*a\s*\)|\[\s*a\s*\]|\(\s*@\s*\)|\[\s*@\s*\]|_at_|-at-|\*at\*)\s*"
+_DOT = r"\s*(?:\(\s*dot\s*\)|\[\s*dot\s*\]|\{\s*dot\s*\}|<\s*dot\s*>"
+_DOT += r"|\(\s*\.\s*\)|\[\s*\.\s*\]|_dot_|-dot-|\s(?:dot|punkt|punto|point)\s)\s*"
+_LOCAL = r"([A-Za-z0-9_+\-]+(?:(?:\.|" + _DOT + r")[A-Za-z0-9_+\-]+){0,3})"
+_LABELS = r"((?:[A-Za-z0-9\-]+(?:%s))+)([A-Za-z]{2,})"
+_BRACKETED = compile_linear("(?i)" + _LOCAL + _AT + _LABELS % (r"\s?\.\s?|" + _DOT))
+_SPOKEN = compile_linear("(?i)" + _LOCAL + r"(?:\s+(?:at|arroba|chez)\s+|\s?@\s?)" + _LABELS % (_DOT + r"|\."))
+# Words before `at` that are no mailbox: `look at example dot com`.
+_NO_MAILBOX = words(
+    """
+    about arrive arrived available be bought browse buy call check checked click customers date do doing
+    down email find found go got have here him hosted it items job listed live located login look looked
+    looking mail me more now off offer on online order ordered out page people prices product products
+    purchased read register sale see seen shop shopped shopping sign site sold staff start store stuff
+    support team that them there these things this today up us visit visited website work works you
+    """
+)
+
+_FILES = words("png jpg jpeg gif webp svg")
+
+
+def find_emails(text: str) -> Iterator[Place]:
+    """Yield where e-mail addresses stand."""
+    if "@" in text:
+        for match in _PLAIN.finditer(text):
+            place = _plain(match[0], match.start(), match[1], match[2], text)
+            if place:
+                yield place
+    lower = text.lower()
+    if "at" in lower or "(a)" in lower or "[a]" in lower or "@" in lower or "arroba" in lower:
+        for match in _BRACKETED.finditer(text):
+            if match[3].lower() in top_level_domains():
+                yield match.span()
+        if "dot" in lower or "punkt" in lower or "punto" in lower or "point" in lower:
+            for match in _SPOKEN.finditer(text):
+                if _spoken(match[0].lower(), match[1].lower(), match[3].lower()):
+                    yield match.span()
+
+
+def _plain(found: str, start: int, labels: str, top: str, text: str) -> Place | None:
+    """Return where the address stands in what was found, which may reach too far on either side."""
+    local, _, _rest = found.partition("@")
+    spaced_dots = any(char.isspace() for char in labels)
+    end = start + len(found)
+    if top.lower() not in top_level_domains():
+        # `name@example.com.Thanks`: the address may end one label earlier.
+        shorter = labels.rstrip(". ").rpartition(".")
+        if not shorter[0] or shorter[2].lower().strip() not in top_level_domains():
+            return None
+        end -= len(found) - len(found.rstrip()) + len(top) + 1
+    elif spaced_dots and len(labels.split()) > 1 and text[end : end + 1].isalnum():
+        return None
+    name = local.rstrip()
+    if not any(char.isalnum() for char in name) or top.lower() in _FILES:
+        return None
+    if name == "git" and text[end : end + 1] == ":":
+        return None
+    begin = start + len(name) - len(name.lstrip("'`\"*=?|/(.!&{"))
+    return begin, end
+
+
+def _spoken(found: str, local: str, top: str) -> bool:
+    if top not in top_level_domains():
+        return False
+    spoken_at = "@" not in found
+    return not (spoken_at and local in _NO_MAILBOX)

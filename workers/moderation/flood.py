@@ -1,0 +1,105 @@
+"""Say when one sender floods a ticket, or sends the same again and again. Pure: time comes with the message.
+
+The state belongs to the owner of a partition. It is not stored: after a takeover the new owner starts
+with none, so that a flooding sender may get through once more what the rule allows in one window.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+from workers.moderation.verdict import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class FloodLimits:
+    """How much is too much, for one sender in one ticket."""
+
+    messages: int  # more than this in `window_ms` is a flood
+    window_ms: int
+    duplicates: int  # more than this many alike in `duplicate_window_ms`; 0: any number
+    duplicate_window_ms: int
+    # Shorter messages (`ok`, `thanks`) repeat in innocent talk.
+    duplicate_min_characters: int
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A message that was judged: *call* tells its replay from a second message of that millisecond."""
+
+    at_ms: int
+    shape: int
+    call: int
+    detail: str
+
+
+@dataclass(slots=True)
+class FloodMemory:
+    """What one partition's owner remembers of senders; the least recent are forgotten first.
+
+    Bounded: *max_senders* pairs of sender and ticket, with at most *max_messages* messages each.
+    """
+
+    max_senders: int = 10_000
+    max_messages: int = 64
+    _senders: OrderedDict[tuple[str, str, str], deque[_Seen]] = field(default_factory=OrderedDict)
+    _call: int = 0
+
+    def __len__(self) -> int:
+        return len(self._senders)
+
+    def begin(self) -> None:
+        """Say that another batch is judged: what is seen again from now on is a replay."""
+        self._call += 1
+
+    def judge(self, rule: str, candidate: Candidate, limits: FloodLimits) -> str:
+        """Remember *candidate* and return "flood", "duplicate" or "".
+
+        A message that is judged again, because its batch had to be repeated, gets the same answer
+        and counts once.
+        """
+        key = (rule, candidate.sender_id, candidate.ticket_id)
+        seen = self._senders.get(key)
+        if seen is None:
+            seen = self._senders[key] = deque(maxlen=self.max_messages)
+            if len(self._senders) > self.max_senders:
+                self._senders.popitem(last=False)
+        else:
+            self._senders.move_to_end(key)
+        now = candidate.sent_at_ms
+        shape = shape_of(candidate.text)
+        if not seen:
+            seen.append(_Seen(now, shape, self._call, ""))
+            return ""
+        for other in seen:
+            if other.at_ms == now and other.shape == shape and other.call != self._call:
+                other.call = self._call  # the next one like it is the next replay, or a new message
+                return other.detail
+        detail = self._detail(seen, now, shape, len(candidate.text), limits)
+        seen.append(_Seen(now, shape, self._call, detail))
+        return detail
+
+    def _detail(self, seen: deque[_Seen], now: int, shape: int, size: int, limits: FloodLimits) -> str:
+        recent = sum(now - other.at_ms < limits.window_ms for other in seen)
+        if recent >= min(limits.messages, self.max_messages):
+            return "flood"
+        if limits.duplicates and size >= limits.duplicate_min_characters:
+            alike = sum(other.shape == shape and now - other.at_ms < limits.duplicate_window_ms for other in seen)
+            if alike >= limits.duplicates:
+                return "duplicate"
+        return ""
+
+
+# Near duplicates differ in case, digits, signs and spaces ("Buy now 17!!" and "buy now 18 !").
+_IGNORED = {code: None for code in range(128) if not chr(code).isalpha()}
+_SHAPE_CHARACTERS = 400
+
+
+def shape_of(text: str) -> int:
+    """Return a number that texts share which differ in case, digits, signs or spaces only.
+
+    A text without letters is its own shape: two numbers of a questionnaire are no duplicates.
+    """
+    start = text[:_SHAPE_CHARACTERS]
+    return hash(start.lower().translate(_IGNORED) or start)

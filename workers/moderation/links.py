@@ -1,0 +1,257 @@
+"""Find links in folded text and say what is suspicious about them. Pure.
+
+A link is judged by its registrable domain (`paypal.com.evil.top` belongs to `evil.top`), so that allow
+and deny lists need no patterns. Public suffixes come from the snapshot that `tldextract` ships.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from workers.moderation.batch import Joined
+from workers.moderation.domains import registrable, top_level_domains
+from workers.moderation.linear import compile_linear
+from workers.moderation.skeleton import skeleton
+from workers.moderation.wordsets import words
+
+# More links than this in one message are not looked at one by one; the message is suspicious for it.
+MAX_LINKS = 50
+MAX_HOST = 253
+
+# Bare top-level domains that file names end in far oftener than links do.
+_FILE_ENDINGS = words(
+    """
+    ai app bat bin cab cc cfg cgi com1 cs css csv db dev doc docs docx do exe gz h htm html id im in ini ink
+    io ipa is it iso java jar jpg js json la log lua md mk ml mm mov my name no odt page pdf php pl pm png
+    pro ps psd py rar rb rs run sc sh so sql st tar tex tf to ts txt tv us vb vi wav web word work xls xlsx
+    xml xyz yaml yml zip
+    """
+)
+
+# Of those, the ones of which a domain without `www`, path or scheme is believed nevertheless.
+_BELIEVED = words("ai app cc dev do id im in io is it la ml my no page pro sc st to tv us work xyz")
+_SCHEME = r"(?i:h(?:tt|xx)ps?|ftp)\s?(?::|\[:\])\s?//"
+_DOT = r"(?:\.|\[\.\]|\(\.\)|\{\.\}|\[dot\]|\(dot\))"
+_LETTER = r"A-Za-z\x{80}-\x{10FFFF}"
+# Matches `-a` too, so that one label is one loop; a label is not checked further, its ending is.
+_HOST = rf"[{_LETTER}0-9][{_LETTER}0-9_\-]*"
+_LINK = compile_linear(
+    rf"({_SCHEME})(?:([^\s/@]+)@)?((?:{_HOST}{_DOT})*{_HOST}|\[[0-9a-fA-F:.]+\])\.?(?::([0-9]+))?([/?#][^\s<>\"]*)?"
+    rf"|({_HOST}(?:{_DOT}{_HOST})*{_DOT}(?:[{_LETTER}][{_LETTER}]+|xn--[A-Za-z0-9\-]+))(?::[0-9]+\b)?(/[^\s<>\"]*)?"
+)
+_INTEREST = compile_linear(
+    rf"://|\[:\]//|[{_LETTER}0-9](?:\.|\[\.\]|\(\.\)|\[dot\]|\(dot\))[{_LETTER}][{_LETTER}]|xn--"
+)
+_DOTS = re.compile(r"\[\.\]|\(\.\)|\{\.\}|\[dot\]|\(dot\)", re.I)
+_IPV4 = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}|0x[0-9a-f]{6,8}|[0-9]{8,10}", re.I)
+# Routers and local servers, which support talks about all day (RFC 1918, RFC 1122, RFC 4291).
+_PRIVATE = re.compile(r"10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.|127\.|0\.0\.0\.0|169\.254\.|\[::1\]|\[f[cde]")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link in a folded text. `domain` is what was registered, or the address of an IP link."""
+
+    start: int
+    end: int
+    host: str
+    domain: str
+    user: str = ""  # what stands before an @: people take it for the host
+    bare: bool = False  # without a scheme
+
+
+def find_links(folded: str) -> Iterator[Link]:
+    """Yield the links of a text, at most one more than `MAX_LINKS`."""
+    count = 0
+    for match in _LINK.finditer(folded):
+        link = _with_scheme(match) if match[1] else _bare(match, folded)
+        if link is None:
+            continue
+        yield link
+        count += 1
+        if count > MAX_LINKS:
+            return
+
+
+def _with_scheme(match: re.Match[str]) -> Link | None:
+    host = _DOTS.sub(".", match[3]).lower()[:MAX_HOST]
+    return Link(match.start(), match.end(), host, _registered(host) or host, match[2] or "")
+
+
+def _bare(match: re.Match[str], folded: str) -> Link | None:
+    """Return a link without scheme: only where the last label is a top-level domain and no file ending."""
+    host = _DOTS.sub(".", match[6]).lower()[:MAX_HOST]
+    start = match.start()
+    if start and folded[start - 1] in "@/\\._-":
+        return None  # an e-mail address, or a piece of a path
+    top = host.rpartition(".")[2]
+    if top not in top_level_domains() and not top.startswith("xn--"):
+        return None
+    plain = not match[7] and not host.startswith("www.")
+    if plain and folded[match.end() : match.end() + 1] in ("(", "@", "_"):
+        return None  # `session.name(`: code
+    if plain and host.count(".") == 1 and _no_domain(match[6], top):
+        return None
+    domain = _registered(host)
+    return Link(start, match.end(), host, domain, bare=True) if domain else None
+
+
+def _no_domain(typed: str, top: str) -> bool:
+    """Say whether `name.top` is rather a file, a decimal, or two sentences without a space between."""
+    label, _, typed_top = typed.rpartition(".")
+    if top in _FILE_ENDINGS and top not in _BELIEVED:
+        return True
+    if not any(char.isalpha() for char in label):
+        return True
+    # `Thanks.It works`, `done.So`: a sentence ends here.
+    return typed_top[:1].isupper() and not typed_top.isupper() and not label.isupper()
+
+
+def _registered(host: str) -> str:
+    return registrable(host.strip("."))
+
+
+@dataclass(frozen=True, slots=True)
+class LinkPolicy:
+    """What is suspicious. Domains are registrable ones, in lower case."""
+
+    allow: frozenset[str] = frozenset()
+    deny: frozenset[str] = frozenset()
+    shorteners: frozenset[str] = frozenset()
+    suspicious_endings: frozenset[str] = frozenset()  # top-level domains
+    brands: frozenset[str] = frozenset()  # their own domains; others that look like one are suspicious
+    flag: frozenset[str] = frozenset()  # of FLAGS
+    max_links: int = 0  # 0: any number
+
+
+FLAGS = (
+    "denied",
+    "shortener",
+    "mixed_script",
+    "punycode",
+    "ip_address",
+    "user_info",
+    "look_alike",
+    "ending",
+    "any",
+    "not_allowed",
+)
+
+
+class LinkFinder:
+    """Applies one `LinkPolicy`."""
+
+    def __init__(self, policy: LinkPolicy) -> None:
+        self._policy = policy
+        self._brands = {skeleton(domain.partition(".")[0]).replace(" ", ""): domain for domain in policy.brands}
+
+    def suspects(self, joined: Joined) -> set[int]:
+        """Return the messages that may hold a link."""
+        return {joined.message(match.start()) for match in _INTEREST.finditer(joined.text)}
+
+    def find(self, folded: str, original: str) -> list[tuple[Link, str]]:
+        """Return the suspicious links of a message, each with its flag."""
+        links = list(find_links(folded))
+        found = [(link, flag) for link in links if (flag := self._flag(link, original))]
+        limit = min(self._policy.max_links or MAX_LINKS, MAX_LINKS)
+        if len(links) > limit:
+            found += [(link, "too_many") for link in links[limit:]]
+        return found
+
+    def _flag(self, link: Link, original: str) -> str:
+        policy = self._policy
+        if "user_info" in policy.flag and link.user and "." in link.user:
+            return "user_info"
+        # Unfolded: folding has made a Cyrillic letter of the host a Latin one.
+        if {"mixed_script", "look_alike"} & policy.flag and not original.isascii():
+            disguised = _disguised(link.host, original)
+            if disguised:
+                return disguised if disguised in policy.flag else "look_alike"
+        if link.domain in policy.allow or link.domain in policy.brands:
+            return ""
+        for flag in FLAGS:
+            if flag in policy.flag and self._is(flag, link):
+                return flag
+        return ""
+
+    def _is(self, flag: str, link: Link) -> bool:
+        policy, host = self._policy, link.host
+        if flag == "denied":
+            return link.domain in policy.deny
+        if flag == "shortener":
+            return link.domain in policy.shorteners or host in policy.shorteners
+        if flag == "mixed_script":
+            return _mixed(_decoded(host))
+        if flag == "punycode":
+            return "xn--" in host
+        if flag == "ip_address":
+            return (_IPV4.fullmatch(host) is not None or host.startswith("[")) and not _PRIVATE.match(host)
+        if flag == "look_alike":
+            return self._looks_like_a_brand(host, link.domain)
+        if flag == "ending":
+            return host.rpartition(".")[2] in policy.suspicious_endings
+        return flag == "any" or (flag == "not_allowed" and bool(policy.allow))
+
+    def _looks_like_a_brand(self, host: str, domain: str) -> bool:
+        """Say whether a label is a brand's, or has one as a word, in a domain that is not the brand's."""
+        labels = [_decoded(label) for label in host.split(".")]
+        own = domain.partition(".")[0]
+        for label in labels[:-1]:
+            for word in {label, *label.split("-")}:
+                shape = skeleton(word).replace(" ", "")
+                if shape not in self._brands:
+                    continue
+                brand = self._brands[shape].partition(".")[0]
+                # `amazon.pl` may be Amazon's own; `amaz0n.com` and `amazon-help.com` are not.
+                if word != brand or "-" in label or label != _decoded(own):
+                    return True
+        return False
+
+
+def _decoded(host: str) -> str:
+    """Return *host* with its punycode labels decoded, where that is possible."""
+    if "xn--" not in host:
+        return host
+    labels: list[str] = []
+    for label in host.split("."):
+        try:
+            labels.append(label[4:].encode().decode("punycode") if label.startswith("xn--") else label)
+        except (UnicodeError, OverflowError, ValueError):
+            labels.append(label)
+    return ".".join(labels)
+
+
+def _script(char: str) -> str:
+    if char.isascii():
+        return "LATIN" if char.isalpha() else ""
+    return unicodedata.name(char, "").partition(" ")[0] if char.isalpha() else ""
+
+
+def _mixed(host: str) -> bool:
+    """Say whether one label mixes Latin with Cyrillic, Greek, Armenian or Cherokee letters."""
+    for label in host.split("."):
+        scripts = {_script(char) for char in label}
+        if "LATIN" in scripts and scripts & {"CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE"}:
+            return True
+    return False
+
+
+_ORIGINAL_HOST = re.compile(r"[^\W_](?:[\w\-]*[^\W_])?(?:[.。][^\W_](?:[\w\-]*[^\W_])?)+")
+
+
+def _disguised(host: str, original: str) -> str:
+    """Say how a host that is ASCII once folded was written in other letters, if it was."""
+    from workers.moderation.normalise import fold  # late: only for texts that are not ASCII
+
+    for count, match in enumerate(_ORIGINAL_HOST.finditer(original)):
+        if count > MAX_LINKS:
+            break
+        typed = match[0].lower()
+        if not typed.isascii() and fold(typed).lower() == host:
+            scripts = {_script(char) for char in typed} - {""}
+            if scripts != {"LATIN"}:
+                return "mixed_script" if _mixed(typed) else "look_alike"
+    return ""

@@ -1,0 +1,78 @@
+"""Regular expressions of a policy: linear time, and small enough to stay quick. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import re2
+
+from workers.moderation.linear import compile_linear
+
+MAX_PATTERN_CHARACTERS = 2_000
+# Instructions of the compiled program. When its automaton does not fit into memory, re2 steps through
+# all of them for each character: 8,000 characters times this many is about a millisecond's work.
+MAX_PROGRAM = 1_500
+_MAX_MEMORY = 4 << 20
+# Matches that are masked one by one; re2 needs no such limit to search, only making spans takes time.
+MAX_MATCHES = 500
+
+
+class UnsafePattern(ValueError):
+    """An expression that is not accepted; the message says why and what is."""
+
+
+def compile_safe(pattern: str, ignore_case: bool = True) -> re2._Regexp:
+    """Compile *pattern* with re2, or raise `UnsafePattern`."""
+    if len(pattern) > MAX_PATTERN_CHARACTERS:
+        raise UnsafePattern(f"expression has {len(pattern)} characters, {MAX_PATTERN_CHARACTERS} allowed")
+    try:
+        compiled = compile_linear(f"(?i){pattern}" if ignore_case else pattern, _MAX_MEMORY)
+    except re2.error as exc:
+        detail = exc.args[0].decode(errors="replace") if isinstance(exc.args[0], bytes) else str(exc)
+        raise UnsafePattern(
+            f"expression is not accepted by re2 ({detail});"
+            " back-references, look-around and large repeats are not allowed"
+        ) from exc
+    if compiled.programsize > MAX_PROGRAM:
+        raise UnsafePattern(f"expression compiles to {compiled.programsize} steps, {MAX_PROGRAM} allowed")
+    if compiled.search("") is not None:
+        raise UnsafePattern("expression matches the empty text, so that every message would be a hit")
+    return compiled
+
+
+class PatternSet:
+    """The expressions of one rule, each with what is shown for its matches."""
+
+    def __init__(self, patterns: Sequence[str], ignore_case: bool = True) -> None:
+        self._patterns = [compile_safe(pattern, ignore_case) for pattern in patterns]
+        self._sources = patterns
+        self._ignore_case = ignore_case
+
+    @cached_property
+    def _any(self) -> re2._Regexp | None:
+        """All expressions as one, to find out quickly that none matches; None if re2 finds it too large.
+
+        Expressions that look at the ends of a text cannot be asked about a joined text.
+        """
+        if any(mark in source for source in self._sources for mark in ("^", "$", r"\A", r"\z")):
+            return None
+        joined = "|".join(f"(?:{source})" for source in self._sources)
+        try:
+            return compile_linear(f"(?i){joined}" if self._ignore_case else joined)
+        except re2.error:
+            return None
+
+    def may_match(self, joined: str) -> bool:
+        """Say whether any message of a joined text may have a match."""
+        return self._any is None or self._any.search(joined) is not None
+
+    def find(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield where an expression matches in one message."""
+        for pattern in self._patterns:
+            for count, match in enumerate(pattern.finditer(text)):
+                if match.end() > match.start():
+                    yield match.span()
+                if count >= MAX_MATCHES:
+                    yield match.start(), len(text)
+                    break

@@ -1,0 +1,106 @@
+"""Find personal data that is to be masked: which kinds, and what is shown in their place. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from workers.moderation.account_numbers import NATIONAL_IDS, find_cards, find_ibans, find_national_ids
+from workers.moderation.batch import Joined
+from workers.moderation.credentials import CUES, find_card_codes, find_keys
+from workers.moderation.email_addresses import find_emails
+from workers.moderation.linear import compile_linear
+from workers.moderation.phone_numbers import find_phones, load_plans
+
+
+class Category(StrEnum):
+    """Kinds of personal data, in the order in which they are looked for."""
+
+    SECRET = "secret"  # noqa: S105 - API keys, tokens, private keys, passwords behind their name
+    CARD = "card"  # and its verification code behind its name
+    IBAN = "iban"
+    ID = "id"  # national ids
+    EMAIL = "email"
+    PHONE = "phone"
+
+
+# Of these the last four characters may be shown: people confirm an account by them.
+_ENDINGS = frozenset({Category.CARD, Category.IBAN, Category.PHONE})
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One piece of personal data in a folded text."""
+
+    start: int
+    end: int
+    category: Category
+    shown: str
+
+
+# A text in which this finds nothing holds none of the categories: digits enough for a phone number,
+# an @ or its spoken form, an IBAN's beginning, or the beginning or name of a secret.
+_INTEREST = compile_linear(
+    r"[0-9](?:[^0-9a-zA-Z\x01]{0,4}[0-9]){6}"
+    r"|@|(?i:[(\[{<*_\-]\s*at\s*[)\]}>*_\-]|\s(?:at|chez)\s[^\x01]*?(?:dot|punkt|punto|point)|[(\[]\s*a\s*[)\]]|arroba)"
+    r"|\b[A-Za-z]{2} ?[0-9]{2} ?[A-Za-z0-9]{4}|[A-Za-z]{6}[0-9]{2}[A-Za-z][0-9]{2}[A-Za-z]"
+    r"|\b[A-Za-z]{2} ?[0-9]{2} ?[0-9]{2}|\b[XYZxyz][- ]?[0-9]{7}"
+    r"|[A-Za-z0-9_\-]{20}|://|BEGIN|xox|[rsp]k_|" + f"(?:{CUES})"
+)
+
+
+class PersonalData:
+    """Looks for the *categories* that a rule names."""
+
+    def __init__(
+        self,
+        categories: frozenset[Category],
+        phone_regions: tuple[str, ...] = (),
+        national_ids: frozenset[str] = frozenset(NATIONAL_IDS),
+        show_last: int = 0,
+    ) -> None:
+        self._categories = categories
+        self._regions = phone_regions
+        self._national_ids = national_ids
+        self._show_last = show_last
+        if Category.PHONE in categories:
+            load_plans()
+
+    def suspects(self, joined: Joined) -> set[int]:
+        """Return the messages that may hold personal data."""
+        return {joined.message(match.start()) for match in _INTEREST.finditer(joined.text)}
+
+    def find(self, folded: str) -> list[Found]:
+        """Return the personal data of one message; of two that overlap, the kind found first."""
+        found: list[Found] = []
+        taken = bytearray(len(folded))
+        for start, end, category in self._places(folded):
+            if not any(taken[start:end]):
+                taken[start:end] = bytes([1]) * (end - start)
+                found.append(Found(start, end, category, self._shown(category, folded[start:end])))
+        return found
+
+    def _places(self, folded: str) -> Iterator[tuple[int, int, Category]]:
+        wanted = self._categories
+        if Category.SECRET in wanted:
+            yield from ((*place, Category.SECRET) for place in find_keys(folded))
+        digits = any(char.isdigit() for char in folded)
+        if digits and Category.CARD in wanted:
+            yield from ((*place, Category.CARD) for place in find_cards(folded))
+            yield from ((*place, Category.CARD) for place in find_card_codes(folded))
+        if digits and Category.IBAN in wanted:
+            yield from ((*place, Category.IBAN) for place in find_ibans(folded))
+        if digits and Category.ID in wanted:
+            yield from ((*place, Category.ID) for place in find_national_ids(folded, self._national_ids))
+        if Category.EMAIL in wanted:
+            yield from ((*place, Category.EMAIL) for place in find_emails(folded))
+        if digits and Category.PHONE in wanted:
+            yield from ((*place, Category.PHONE) for place in find_phones(folded, self._regions))
+
+    def _shown(self, category: Category, found: str) -> str:
+        kept = "".join(char for char in found if char.isalnum())[-self._show_last :] if self._show_last else ""
+        # A code of three digits would be shown whole.
+        if kept and category in _ENDINGS and len(found) >= 4 + self._show_last:
+            return f"[{category} …{kept}]"
+        return f"[{category}]"

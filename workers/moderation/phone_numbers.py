@@ -1,0 +1,159 @@
+"""Find phone numbers in folded text. Pure apart from the number plans that `phonenumbers` loads.
+
+`phonenumbers.PhoneNumberMatcher` tries every stretch of digits and is too slow for a text made of
+digits; here candidates are cut out first, and the library only says which of them are numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+import phonenumbers
+
+from workers.moderation.wordsets import words
+
+Place = tuple[int, int]
+
+# What is left of a message after so many candidates is masked by shape alone: bounded work, and a
+# list of numbers does not get through by being long.
+MAX_CHECKS = 60
+_DIGITS = range(7, 16)
+
+_RUN = re.compile(
+    r"(?<![A-Za-z0-9])(?<![A-Za-z0-9][._])[+(]{0,2}[0-9](?:[ .\-/()]{0,3}[0-9])+(?![A-Za-z0-9]|[._-][A-Za-z])"
+)
+_GROUP = re.compile(r"[0-9]+")
+# Dates, times, addresses of the Internet: digits that are no phone number however they are grouped.
+_OTHER = re.compile(
+    r"(?<![0-9])(?:[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:19|20)[0-9]{2})(?![0-9])"
+    r"|(?<![0-9.+])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9.])"
+    r"|(?<![0-9])[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?![0-9])"
+)
+# Words that say what a number is, when it is not a phone number.
+_REFERENCE = re.compile(
+    r"(?:order|ref|reference|tracking|track|invoice|case|ticket|id|serial|sku|account|acct|part|model|barcode|isbn"
+    r"|booking|confirmation|policy|imei|upc|ean|asin|version|build|parcel|shipment|transaction|txn|receipt|customer"
+    r"|member|membership|licen[cs]e|registration|vat|claim|coupon|voucher|code|item|product|po|rma|awb|batch|lot"
+    r"|session|build|release|balance|total|amount|paid|price|cost|usd|eur|gbp|[$#\x02-\x07])s?"
+    r"(?:[ .:#'\"()=-]|\b(?:no|nr|num|number|code|id|is|was|nos|of|my|the|for)\b){0,8}$"
+)
+
+
+_NANP = frozenset({"US", "CA", "PR", "DO", "JM", "BS", "TT"})
+_NANP_SHAPES = ((3, 3, 4), (10,), (1, 3, 3, 4), (11,), (3, 7), (1, 10), (6, 4), (1, 3, 7), (3, 3, 2, 2))
+# Regions in which a national number is written with a 0 before it; without one it is not one.
+_WITH_TRUNK = words("GB DE FR NL BE AT CH SE FI IE AU NZ JP KR ZA IN TR UA RO BG HR RS SI SK ID MY TH IL EG")
+_MOST_GROUPS = 8
+# So many single digits in a row are one number that was spelled out.
+_SPELLED = 5
+
+
+def load_plans() -> None:
+    """Read all number plans now rather than in the middle of a batch."""
+    phonenumbers.PhoneMetadata.load_all()
+
+
+@lru_cache(maxsize=4_096)
+def _valid(number: str, region: str | None) -> bool:
+    try:
+        return phonenumbers.is_valid_number(phonenumbers.parse(number, region))
+    except phonenumbers.NumberParseException:
+        return False
+
+
+def find_phones(text: str, regions: tuple[str, ...]) -> Iterator[Place]:
+    """Yield where phone numbers stand: international ones, and national ones of *regions*."""
+    blanked = _OTHER.sub(lambda match: ":" * len(match[0]), text)
+    checks = 0
+    for run in _RUN.finditer(blanked):
+        if run.end() - run.start() < _DIGITS[0]:
+            continue
+        groups = _groups(run[0], run.start())
+        first = 0
+        while first < len(groups):
+            last = 0
+            for end, number, region in _readings(blanked, groups, first, regions):
+                checks += 1
+                if checks > MAX_CHECKS or _valid(number, region):
+                    last = end
+                    break
+            if last:
+                yield _with_prefix(blanked, groups[first][0], run.start()), groups[last - 1][1]
+            first = last or first + 1
+
+
+def _groups(run: str, offset: int) -> list[Place]:
+    """Return where the groups of digits of *run* stand; digits spelled out one by one are one group."""
+    groups: list[Place] = []
+    singles = 0
+    for match in _GROUP.finditer(run):
+        start, end = match.start() + offset, match.end() + offset
+        singles = singles + 1 if end - start == 1 else 0
+        groups.append((start, end))
+        if singles == _SPELLED:
+            groups[-_SPELLED:] = [(groups[-_SPELLED][0], end)]
+        elif singles > _SPELLED:
+            groups[-2:] = [(groups[-2][0], end)]
+    return groups
+
+
+def _with_prefix(text: str, start: int, floor: int) -> int:
+    while start > floor and text[start - 1] in "+(":
+        start -= 1
+    return start
+
+
+def _digits(text: str, groups: list[Place], first: int, last: int) -> str:
+    return "".join(_GROUP.findall(text[groups[first][0] : groups[last - 1][1]]))
+
+
+def _readings(
+    text: str, groups: list[Place], first: int, regions: tuple[str, ...]
+) -> Iterator[tuple[int, str, str | None]]:
+    """Yield the ways in which groups from *first* on may be a phone number, before any is looked up.
+
+    Each is one past its last group, its digits, and the region whose number it would be.
+    """
+    start = groups[first][0]
+    head = text[start : start + 2]
+    if text[max(0, start - 2) : start].rstrip("(").endswith("+"):
+        yield from ((last, "+" + digits, None) for last, digits in _stretches(text, groups, first))
+        return
+    if _REFERENCE.search(text[max(0, start - 40) : start].lower()):
+        return
+    if head == "00":
+        yield from ((last, "+" + digits[2:], None) for last, digits in _stretches(text, groups, first))
+    for region in regions:
+        if region in _NANP:
+            yield from _nanp(text, groups, first, region)
+        elif head[0] == "0" or (region not in _WITH_TRUNK and groups[first : first + 2] != groups[first : first + 1]):
+            for last, digits in _stretches(text, groups, first):
+                yield last, digits, region
+
+
+def _stretches(text: str, groups: list[Place], first: int) -> Iterator[tuple[int, str]]:
+    """Yield, longest first, how far a number of acceptable length may reach, and its digits."""
+    ends: list[tuple[int, str]] = []
+    for last in range(first + 1, min(first + _MOST_GROUPS, len(groups)) + 1):
+        digits = _digits(text, groups, first, last)
+        if len(digits) > _DIGITS[-1]:
+            break
+        if len(digits) in _DIGITS:
+            ends.append((last, digits))
+    return reversed(ends)
+
+
+def _nanp(text: str, groups: list[Place], first: int, region: str) -> Iterator[tuple[int, str, str | None]]:
+    """Yield the North American number at *first*: area and exchange never begin with 0 or 1."""
+    places = groups[first : first + 4]
+    sizes = tuple(end - start for start, end in places)
+    for shape in _NANP_SHAPES:
+        if sizes[: len(shape)] != shape and not (len(shape) == 1 and sizes[0] > 15):
+            continue
+        digits = _digits(text, groups, first, first + len(shape))
+        ten = digits[1:] if len(digits) == 11 and digits[0] == "1" else digits
+        if len(ten) == 10 and ten[0] in "23456789" and ten[3] in "23456789":
+            yield first + len(shape), digits, region
+            return

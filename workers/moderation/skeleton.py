@@ -1,0 +1,143 @@
+"""The shapes in which a term hides in folded text: leet, doubled letters, s p a c e d. Pure.
+
+A *skeleton* is a word in lower-case letters in which letters that are typed for one another (i and l,
+u and v) are one letter. A *view* is a text cut into skeleton words by one reading of its digits and
+signs; the words remember where they stood.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from workers.moderation.confusables import CURRENCY_LETTERS, LOOSE
+
+LEET_DIGITS = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g"}
+LEET_SIGNS = {"@": "a", "$": "s", "!": "i", "|": "i", "+": "t"} | CURRENCY_LETTERS
+# Signs that end a sentence or join words far oftener than they stand for a letter:
+# they are letters only when one follows.
+_MUST_PRECEDE_LETTER = re.compile(r"[!|+]+(?![^\W_]|[$@])")
+SAME_LETTER = {"l": "i", "v": "u"}
+
+
+def _table(letters: dict[str, str]) -> dict[int, str]:
+    table = {code: " " for code in range(128) if not chr(code).isalpha()}
+    table |= {ord(upper): upper.lower() for upper in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+    table |= {ord(sign): letter for sign, letter in letters.items()}
+    table |= {ord(letter): same for letter, same in SAME_LETTER.items()}
+    table |= {ord(letter.upper()): same for letter, same in SAME_LETTER.items()}
+    # The separator of messages in a joined text; the apostrophe is looked at before it goes.
+    return table | {1: "\x01", ord("'"): "'"}
+
+
+PLAIN_TABLE = _table({})
+LEET_TABLE = _table(LEET_DIGITS | LEET_SIGNS)
+LOOSE_TABLE = _table(LEET_DIGITS | LEET_SIGNS | LOOSE)
+
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
+_DOUBLED = re.compile(r"(.)\1+")
+
+
+def skeleton(word: str) -> str:
+    """Return the skeleton of a folded term: lower-case letters, words divided by one space."""
+    return " ".join(word.lower().translate(LEET_TABLE).replace("'", "").split())
+
+
+def squeeze(word: str) -> str:
+    """Return *word* with every run of one letter cut to one."""
+    return _DOUBLED.sub(r"\1", word)
+
+
+def plain_joined(text: str) -> str:
+    """Cut a joined text into skeleton words, taking digits and signs for what they are."""
+    return _collapse(text.translate(PLAIN_TABLE))
+
+
+def leet_joined(text: str) -> str:
+    """Cut a joined text into skeleton words, taking digits and signs for letters."""
+    if "!" in text:
+        text = text.replace("!!", "  ").replace("! ", "  ")
+    return _collapse(text.translate(LEET_TABLE))
+
+
+def _collapse(view: str) -> str:
+    if "'" in view:
+        view = view.replace("' ", "  ").replace(" '", "  ").replace("'", "")
+    view = view.replace("    ", " ").replace("  ", " ")
+    while "  " in view:
+        view = view.replace("  ", " ")
+    return view
+
+
+@dataclass(slots=True)
+class View:
+    """One text as skeleton words. `text` has one space before, between and behind them."""
+
+    words: list[str]
+    spans: list[tuple[int, int]]  # of each word in the folded text
+    shapes: list[str]  # of each word, as it is searched
+    text: str = field(init=False)
+    _starts: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.text = f" {' '.join(self.shapes)} "
+        self._starts = list(accumulate((len(shape) + 1 for shape in self.shapes), initial=1))
+
+    def words_at(self, start: int, end: int) -> tuple[int, int]:
+        """Return the first word and one past the last word that the match from *start* to *end* touches."""
+        start += self.text[start] == " "
+        end -= self.text[end - 1] == " "
+        first = bisect_right(self._starts, start) - 1
+        last = bisect_right(self._starts, end - 1)
+        return first, last
+
+
+def _view(text: str) -> View:
+    words: list[str] = []
+    spans: list[tuple[int, int]] = []
+    for match in _WORD.finditer(text):
+        words.append(match[0].replace("'", ""))
+        spans.append(match.span())
+    return View(words, spans, words)
+
+
+def plain_view(folded: str) -> View:
+    """Return the words of *folded*, digits and signs dividing them."""
+    return _view(folded.translate(PLAIN_TABLE))
+
+
+def leet_view(folded: str) -> View:
+    """Return the words of *folded*, digits and signs being letters."""
+    folded = _MUST_PRECEDE_LETTER.sub(lambda match: " " * len(match[0]), folded)
+    return _view(folded.translate(LEET_TABLE if folded.isascii() else LOOSE_TABLE))
+
+
+def squeezed_view(view: View) -> View:
+    """Return *view* searched with every run of one letter cut to one."""
+    return View(view.words, view.spans, [squeeze(word) for word in view.words])
+
+
+def spelled_view(view: View) -> View:
+    """Return only the words of *view* that were s p e l l e d out, each put together.
+
+    A gap wider than the first one ends a word: people who space out letters space words wider.
+    """
+    words: list[str] = []
+    spans: list[tuple[int, int]] = []
+    letters: list[str] = []
+    start = end = gap = 0
+    for word, span in zip([*view.words, ""], [*view.spans, (0, 0)], strict=True):
+        here = span[0] - end
+        if len(word) == 1 and letters and 0 < here <= (gap or 4) and here <= 4:
+            letters.append(word)
+            gap = gap or here
+            end = span[1]
+            continue
+        if len(letters) >= 3:
+            words.append("".join(letters))
+            spans.append((start, end))
+        letters = [word] if len(word) == 1 else []
+        (start, end), gap = span, 0
+    return View(words, spans, words)

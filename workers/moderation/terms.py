@@ -1,0 +1,189 @@
+"""Find terms of a list in folded text, also where they are disguised. Pure.
+
+Every term is a pattern of one Aho-Corasick automaton with the boundary written into it: ` cunt ` is
+a whole word, ` fuck` a beginning. A text is searched as several views (see `skeleton`), so that no
+view needs patterns of its own. `TermIndex.suspects` searches a joined batch cheaply and may name a
+message too many; `TermIndex.find` looks at one message and decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+
+import ahocorasick_rs
+
+from workers.moderation.batch import Joined
+from workers.moderation.disguise import DISGUISED, Pattern, Reading, Sighting, Wildcards
+from workers.moderation.skeleton import (
+    View,
+    leet_view,
+    plain_view,
+    skeleton,
+    spelled_view,
+    squeeze,
+    squeezed_view,
+)
+from workers.moderation.wordlist import Term
+
+# Up to this many terms, patterns for broken (`fu ck`) and doubled (`fucck`) spellings are added: about
+# twenty for a term. Beyond it the list is data rather than a list of insults, and memory matters.
+MAX_EXPANDED_TERMS = 5_000
+# Memory of a full automaton is affordable up to here; it is a third faster than the compact one.
+MAX_DFA_PATTERNS = 60_000
+# A message with more hits than this is not looked at more closely: the rest count as genuine.
+MAX_VERIFIED = 200
+MAX_SPELLED_LETTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTerm:
+    """A term in a folded text; *owner* is the rule that listed it."""
+
+    start: int
+    end: int
+    owner: int
+    term: Term
+
+
+class TermIndex:
+    """All term lists of one policy. *terms* and *allowed* come with the number of their rule."""
+
+    def __init__(self, terms: Iterable[tuple[int, Term]], allowed: Iterable[tuple[int, Term]] = ()) -> None:
+        self._patterns: dict[str, list[Pattern]] = {}
+        entries = list(dict.fromkeys(terms))
+        expand = len(entries) <= MAX_EXPANDED_TERMS
+        for owner, term in entries:
+            self._add(owner, term, expand)
+        self._texts = list(self._patterns)
+        self._search = _automaton(self._texts)
+        self._allowed: dict[str, set[int]] = {}
+        for owner, term in allowed:
+            self._allowed.setdefault(_bounded(skeleton(term.text), term), set()).add(owner)
+        self._allowed_texts = list(self._allowed)
+        self._allowed_search = _automaton(self._allowed_texts)
+        self._wildcards = Wildcards(pattern for found in self._patterns.values() for pattern in found)
+
+    def __bool__(self) -> bool:
+        return bool(self._texts)
+
+    def _add(self, owner: int, term: Term, expand: bool) -> None:
+        plain = skeleton(term.text)
+        pattern = Pattern(term, owner, plain.replace(" ", ""), plain.count(" ") + 1)
+        shapes = {plain}
+        if len(squeeze(plain)) >= 4:
+            shapes.add(squeeze(plain))
+        elif plain != squeeze(plain):
+            shapes.update(plain + plain[-1] * more for more in (1, 2, 3, 4))
+        if expand and pattern.words == 1:
+            shapes.update(_doubled(plain))
+            shapes.update(_broken(plain))
+        for shape in shapes:
+            self._patterns.setdefault(_bounded(shape, term), []).append(pattern)
+
+    def suspects(self, joined: Joined) -> set[int]:
+        """Return the messages that may hold a term."""
+        found: set[int] = set()
+        for view in (joined.plain, joined.leet):
+            hits = self._search.find_matches_as_indexes(view, overlapping=True)
+            if hits:
+                found |= joined.messages_of_view(view, (start for _, start, _ in hits))
+        found.update(joined.message(match.start()) for match in DISGUISED.finditer(joined.lower))
+        return found
+
+    def find(self, folded: str, original: str) -> list[FoundTerm]:
+        """Return the terms in *folded*, the folding of *original*, that are meant as such."""
+        plain = plain_view(folded)
+        leet = leet_view(folded)
+        found = dict.fromkeys(self._find_in(plain, Reading.PLAIN, folded, original))
+        for view in _leet_shapes(leet):
+            found |= dict.fromkeys(self._find_in(view, Reading.LEET, folded, original))
+        found |= dict.fromkeys(self._find_spelled(spelled_view(leet), folded, original))
+        for start, end, pattern in self._wildcards.find(folded):
+            found[FoundTerm(start, end, pattern.owner, pattern.term)] = None
+        return self._without_allowed(list(found), plain)
+
+    def _find_in(self, view: View, reading: Reading, folded: str, original: str) -> Iterator[FoundTerm]:
+        matches = self._search.find_matches_as_indexes(view.text, overlapping=True)
+        for count, (number, start, end) in enumerate(matches):
+            first, last = view.words_at(start, end)
+            span = view.spans[first][0], view.spans[last - 1][1]
+            sighting = Sighting(view.words[first:last], folded, span, original, reading)
+            for pattern in self._patterns[self._texts[number]]:
+                if count >= MAX_VERIFIED or sighting.shows(pattern):
+                    yield FoundTerm(*span, pattern.owner, pattern.term)
+
+    def _find_spelled(self, view: View, folded: str, original: str) -> Iterator[FoundTerm]:
+        for word, span in zip(view.words, view.spans, strict=True):
+            sighting = Sighting([word], folded, span, original, Reading.SPELLED)
+            short = word[:MAX_SPELLED_LETTERS]
+            for part in _parts(short) | _parts(squeeze(short)):
+                for pattern in self._patterns.get(f" {part} ", ()) or self._patterns.get(f" {part}", ()):
+                    if sighting.shows(pattern):
+                        yield FoundTerm(*span, pattern.owner, pattern.term)
+
+    def _without_allowed(self, found: list[FoundTerm], plain: View) -> list[FoundTerm]:
+        if not found or not self._allowed_texts:
+            return found
+        innocent: list[tuple[int, int, set[int]]] = []
+        for number, start, end in self._allowed_search.find_matches_as_indexes(plain.text, overlapping=True):
+            first, last = plain.words_at(start, end)
+            owners = self._allowed[self._allowed_texts[number]]
+            innocent.append((plain.spans[first][0], plain.spans[last - 1][1], owners))
+        if not innocent:
+            return found
+        return [
+            hit
+            for hit in found
+            if not any(
+                start <= hit.start and hit.end <= end and hit.owner in owners
+                for start, end, owners in innocent[:MAX_VERIFIED]
+            )
+        ]
+
+
+def _automaton(patterns: Sequence[str]) -> ahocorasick_rs.AhoCorasick:
+    small = len(patterns) <= MAX_DFA_PATTERNS
+    return ahocorasick_rs.AhoCorasick(
+        patterns,
+        matchkind=ahocorasick_rs.MATCHKIND_STANDARD,
+        store_patterns=False,
+        implementation=ahocorasick_rs.Implementation.DFA if small else None,
+    )
+
+
+def _bounded(shape: str, term: Term) -> str:
+    return ("" if term.open_start else " ") + shape + ("" if term.open_end else " ")
+
+
+def _doubled(word: str) -> Iterator[str]:
+    """Yield *word* with one of its letters doubled."""
+    if len(word) >= 4:
+        for at in range(len(word)):
+            yield word[: at + 1] + word[at:]
+
+
+def _broken(word: str) -> Iterator[str]:
+    """Yield *word* broken in two and, when it is short, in three."""
+    if len(word) < 4:
+        return
+    for cuts in (1, 2) if len(word) <= 7 else (1,):
+        for places in combinations(range(1, len(word)), cuts):
+            edges = [0, *places, len(word)]
+            yield " ".join(word[a:b] for a, b in pairwise(edges))
+
+
+def _leet_shapes(leet: View) -> Iterator[View]:
+    yield leet
+    squeezed = squeezed_view(leet)
+    if squeezed.shapes != leet.shapes:
+        yield squeezed
+
+
+def _parts(word: str) -> set[str]:
+    """Return every stretch of 3 to 14 letters of a word that was spelled out."""
+    longest = {word} if len(word) <= 14 else set()
+    return longest | {
+        word[at : at + size] for at in range(len(word)) for size in range(4, 15) if at + size <= len(word)
+    }
