@@ -30,7 +30,6 @@ class Conversation:
         registry: set[object],
         transport: asyncio.Transport,
         response: Response,
-        scope: dict[str, Any],
         default_headers: list[tuple[bytes, bytes]],
     ) -> None:
         self.socket = SocketProtocol(sockets, registry, transport, self)
@@ -46,17 +45,16 @@ class Conversation:
         self._denial_body = b""
         self._over = False  # closed, denied or lost
         self._reading = True
-        scope["extensions"] = {"websocket.http.response": {}, EXTENSION: {"attach": self.attach}}
-        self.scope = scope
 
-    async def run(self, app: Any) -> None:
+    async def run(self, app: Any, scope: dict[str, Any]) -> None:
         """Call the application; whatever it leaves undone is ended here."""
+        scope["extensions"] = {"websocket.http.response": {}, EXTENSION: {"attach": self.attach}}
         try:
-            await app(self.scope, self.receive, self.send)
+            await app(scope, self.receive, self.send)
         except ClientDisconnected:
             pass
         except Exception:
-            log.exception("fault in a socket's application", extra={"path": self.scope["path"]})
+            log.exception("fault in a socket's application", extra={"path": scope["path"]})
             if self._accepted:
                 self.socket.fail("internal", "a fault of the service")
             elif not self._over:
@@ -65,7 +63,7 @@ class Conversation:
         if self._attached or self._over:
             return
         if not self._accepted:
-            log.error("a socket's application neither accepted nor denied it", extra={"path": self.scope["path"]})
+            log.error("a socket's application neither accepted nor denied it", extra={"path": scope["path"]})
             self._deny(HTTPStatus.INTERNAL_SERVER_ERROR, [], b"")
             return
         self.socket.close()
@@ -135,6 +133,9 @@ class Conversation:
         deny(self._transport, status, headers, body)
 
     # --- Handler
+
+    def on_open(self, socket: SocketProtocol) -> None:
+        """Not called: this handler is there from the beginning."""
 
     def on_text(self, text: str) -> None:
         self._received({"type": "websocket.receive", "text": text})

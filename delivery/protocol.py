@@ -32,6 +32,9 @@ EXTENSION = "ticketwire.socket"
 class Handler(Protocol):
     """What an application attaches to a socket. All calls are made by the event loop and must not block."""
 
+    def on_open(self, socket: SocketProtocol) -> None:
+        """First of all calls: the socket is this handler's now."""
+
     def on_text(self, text: str) -> None:
         """A whole text message."""
 
@@ -128,6 +131,7 @@ class SocketProtocol(asyncio.Protocol):
     def attach(self, handler: Handler) -> None:
         """Let *handler* have everything from now on."""
         self._handler = handler
+        handler.on_open(self)
         if self.closing:
             self._tell_handler(wire.ABNORMAL)
 

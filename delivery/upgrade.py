@@ -68,7 +68,7 @@ class UpgradingHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._fed_bytes = True, 0, 0
         if self._head_timer is None:
             self._time_head()  # the next request of a kept connection
 
@@ -81,7 +81,7 @@ class UpgradingHttp(HttpToolsProtocol):
         self._measure(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._fed_bytes = False, 0
+        self._in_head = False
         self._stop_timer()
         super().on_headers_complete()
 
@@ -145,12 +145,11 @@ class UpgradingHttp(HttpToolsProtocol):
             cast(set[object], self.connections),
             self.transport,
             response,
-            self._websocket_scope(headers),
             self.server_state.default_headers,
         )
         # A client speaks after the 101, so nothing is lost by not reading before it.
         self.transport.set_protocol(conversation.socket)
-        task = self.loop.create_task(conversation.run(self.app))
+        task = self.loop.create_task(conversation.run(self.app, self._websocket_scope(headers)))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 

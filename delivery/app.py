@@ -1,0 +1,161 @@
+"""Put a delivery node together and run it until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import random
+import secrets
+import socket
+from contextlib import AsyncExitStack
+from http import HTTPStatus
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.websockets import WebSocket
+
+from delivery.backlog import Backlog
+from delivery.canary import Canary
+from delivery.protocol import SocketProtocol, Sockets
+from delivery.replay import Replay, backoff
+from delivery.routes import Routes, web_folder
+from delivery.settings import DeliverySettings
+from delivery.subscriptions import open_rooms
+from delivery.upgrade import UpgradingHttp
+from ticketwire.archive.messages import Archive, open_archive
+from ticketwire.bus.bus import Bus, open_bus
+from ticketwire.bus.subscriber import open_subscriber
+from ticketwire.errors import Unavailable
+from ticketwire.lifecycle import Lifecycle, settle_gc
+from ticketwire.serving import bind, http_server, port_of, uvicorn_config
+from ticketwire.telemetry.exposition import serve_internal
+from ticketwire.telemetry.health import Health
+
+log = logging.getLogger(__name__)
+
+ARCHIVE_CHECK_SECONDS = 2.0
+CLOSES_PER_SECOND = 500  # so that the nodes that take our clients over are not stormed
+SHARE_FOR_CLOSES = 0.6  # of what is left until the deadline
+
+
+def create_app(routes: Routes, settings: DeliverySettings) -> Starlette:
+    """Build the public application."""
+    table: list[BaseRoute] = [
+        WebSocketRoute("/", routes.socket),
+        WebSocketRoute("/ws/{ticket}", routes.socket),
+        Route("/tickets/{ticket}/messages", routes.history, methods=["GET"]),
+        Route("/config.json", routes.config, methods=["GET"]),
+        WebSocketRoute("/{rest:path}", _no_such_socket),
+    ]
+    if settings.chat_page:
+        table += [
+            Route("/", routes.page, methods=["GET"]),
+            Mount("/web", StaticFiles(directory=web_folder())),
+        ]
+    middleware = []
+    if settings.origins:
+        middleware.append(Middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET"]))
+    return Starlette(routes=table, middleware=middleware, exception_handlers={HTTPException: _http_error})
+
+
+async def _no_such_socket(websocket: WebSocket) -> None:
+    sentence = f"there is no socket at {websocket.url.path[:60]!r}, only at /?ticket_id=12345 and /ws/12345"
+    await websocket.send_denial_response(JSONResponse({"error": sentence}, HTTPStatus.NOT_FOUND))
+
+
+async def _http_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    sentence = HTTPStatus(exc.status_code).phrase
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        sentence = f"{request.method} is not possible here, allowed: GET"
+    elif exc.status_code == HTTPStatus.NOT_FOUND:
+        sentence = f"there is nothing at {request.url.path[:60]!r}"
+    return JSONResponse({"error": sentence}, exc.status_code, exc.headers)
+
+
+def server_options(sockets: Sockets) -> dict[str, Any]:
+    """What uvicorn must be told to hand upgrades to us."""
+    # `ws` only tells uvicorn that upgrades are welcome: UpgradingHttp makes the socket itself, as it has the
+    # request parsed already.
+    return {"http": functools.partial(UpgradingHttp, sockets), "ws": SocketProtocol, "timeout_keep_alive": 15}
+
+
+async def serve(settings: DeliverySettings, lifecycle: Lifecycle) -> None:
+    """Run a node until *lifecycle* stops it; then close its sockets, paced, and finish its requests.
+
+    It listens before Redis and PostgreSQL are there, refusing with 503, and `/readyz` says what is missing.
+    """
+    health = Health("redis", "archive")
+    bound = bind(settings.host, settings.port, "DELIVERY_PORT")
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(serve_internal(settings.internal_host, settings.internal_port, health))
+        bus = await stack.enter_async_context(open_bus(settings.shared))
+        archive = await stack.enter_async_context(
+            open_archive(
+                settings.shared.database_url.get_secret_value(),
+                size=settings.archive_connections,
+                timeout_s=settings.archive_timeout_ms / 1000,
+            )
+        )
+        subscriber = await stack.enter_async_context(open_subscriber(bus))
+        backlog = Backlog(bus, archive, settings.replay_page_entries)
+        rooms = await stack.enter_async_context(open_rooms(bus, subscriber, backlog, settings))
+        routes = Routes(settings, bus, rooms, Replay(backlog, settings.replay_pages), archive)
+        sockets = Sockets(settings)
+        node = f"{settings.name or socket.gethostname()}-{secrets.token_hex(4)}"
+        canary = Canary(bus, subscriber, settings, node, health)
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        tasks = [
+            group.create_task(sockets.beat(), name="heartbeat"),
+            group.create_task(_watch_redis(bus, routes, canary, health), name="redis"),
+            group.create_task(_watch_archive(archive, health), name="archive"),
+        ]
+        config = uvicorn_config(create_app(routes, settings), **server_options(sockets))
+        async with http_server(config, bound, lifecycle):
+            log.info("listening", extra={"port": port_of(bound), "node": node})
+            settle_gc()
+            await lifecycle.stopping.wait()
+            health.draining = True
+            seconds = lifecycle.remaining() * SHARE_FOR_CLOSES
+            await sockets.drain(min(seconds, len(sockets.wheel) / CLOSES_PER_SECOND))
+        for task in tasks:
+            task.cancel()
+
+
+async def _watch_redis(bus: Bus, routes: Routes, canary: Canary, health: Health) -> None:
+    """Open the door once Redis has answered; from then on the canary reports."""
+    attempt = 0
+    while True:
+        try:
+            await bus.check()
+            break
+        except Unavailable as exc:
+            health.set("redis", False, exc.detail)
+            await asyncio.sleep(backoff(random.Random(), attempt))
+            attempt += 1
+    routes.refusal = ""
+    await canary.run()
+
+
+async def _watch_archive(archive: Archive, health: Health) -> None:
+    """Report on PostgreSQL. Live delivery goes on without it, but history and long catch-ups do not."""
+    checked = False
+    while True:
+        try:
+            if checked:
+                await archive.ping()
+            else:
+                await archive.check_schema()
+                checked = True
+            health.set("archive", True)
+        except Unavailable as exc:
+            health.set("archive", False, exc.detail)
+        await asyncio.sleep(ARCHIVE_CHECK_SECONDS)

@@ -1,0 +1,56 @@
+"""What a reader has missed: pages from the ticket's log and, where the log no longer reaches, from the archive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from delivery.events import Event
+from schemas.message_id import MessageId
+from ticketwire.archive.messages import Archive
+from ticketwire.bus.bus import Bus
+from ticketwire.bus.log import read_after, top
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Events that follow a position, in order and without a hole."""
+
+    events: list[Event]
+    more: bool  # whether there may be others after them
+
+
+class Backlog:
+    """Reads confirmed events, in order, whatever Redis still has of them."""
+
+    def __init__(self, bus: Bus, archive: Archive, page_entries: int) -> None:
+        self._bus = bus
+        self._archive = archive
+        self._count = page_entries
+
+    async def newest(self, ticket: str) -> MessageId | None:
+        """Return the position of a reader who has everything; None when the ticket has no message.
+
+        A log that is empty may have expired or been lost: then the archive knows. Raises Unavailable.
+        """
+        found = await top(self._bus, ticket)
+        return found if found.ms or found.seq else await self._archive.newest(ticket)
+
+    async def page_after(self, ticket: str, position: MessageId, known: MessageId) -> Page:
+        """Return the next events after *position*. Raises Unavailable.
+
+        *known* is the newest position known to be confirmed. What the archive has beyond it, and beyond what
+        precedes an entry of the log, may not be confirmed yet and is not shown.
+        """
+        log = await read_after(self._bus, ticket, position, self._count)
+        events = [Event(confirmed) for confirmed in log.events]
+        more = len(events) == self._count
+        if log.joined:
+            return Page(events, more)
+        # Whatever lies before an entry of the log is settled, as a partition is worked in order.
+        before = events[0].at if events else MessageId(known.ms, known.seq + 1)
+        if before <= position:
+            return Page([], more=False)
+        older = await self._archive.history(ticket, after=position, before=before, limit=self._count)
+        if len(older) == self._count:
+            return Page([Event(confirmed) for confirmed in older], more=True)
+        return Page([*map(Event, older), *events], more)

@@ -1,0 +1,74 @@
+"""What travels from Redis to sockets: an event of the `:events` channel or of the log, and its frames. No I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from delivery.wire import text_frame
+from schemas.events import Confirmed, plain_json
+from schemas.message_id import MessageId
+
+
+class Event:
+    """One confirmed message, with its place in the log. Frames are made when first needed, once for all sockets."""
+
+    __slots__ = ("at", "confirmed", "frames")
+
+    def __init__(self, confirmed: Confirmed) -> None:
+        self.confirmed = confirmed
+        self.at = confirmed.position
+        self.frames: dict[Encoding, bytes] = {}
+
+    def frame(self, encoding: Encoding) -> bytes:
+        """Return the bytes that sockets of this encoding get."""
+        made = self.frames.get(encoding)
+        if made is None:
+            made = self.frames[encoding] = encoding(self)
+        return made
+
+
+Encoding = Callable[[Event], bytes]
+
+
+def plain(event: Event) -> bytes:
+    """Encode for plain mode: one text frame with the five fields."""
+    # A tutorial's own controller may have written bytes that are not UTF-8 (lone surrogates here); a text frame
+    # must not carry them.
+    return text_frame(plain_json(event.confirmed).encode("utf-8", "replace"))
+
+
+class Changed:
+    """The log has something that the channel does not tell: read it."""
+
+
+CHANGED = Changed()
+
+
+def read_event(payload: str) -> tuple[Event, MessageId] | Changed | None:
+    """Read a message of an `:events` channel: the event and its predecessor's id; None for a type not known here.
+
+    What cannot be read is taken as "something changed": the log has the truth.
+    """
+    try:
+        fields = json.loads(payload)
+        kind = fields["type"]
+        if kind == "message":
+            return (
+                Event(
+                    Confirmed(
+                        fields["ticket_id"],
+                        fields["message_id"],
+                        fields["sender_id"],
+                        fields["message"],
+                        int(fields["timestamp"]),
+                        fields.get("client_message_id"),
+                        fields.get("original_id"),
+                        fields.get("trace_id"),
+                    )
+                ),
+                MessageId.parse(fields["prev_id"]),
+            )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return CHANGED
+    return CHANGED if kind == "changed" else None

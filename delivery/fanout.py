@@ -1,0 +1,108 @@
+"""From one event to many sockets: prepared once, joined per tick of the event loop, one write each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from delivery import metrics
+from delivery.events import Encoding, Event
+
+# One write is at most about so long, so that a socket's bound holds though writes are joined.
+WRITE_BYTES = 65_536
+
+
+class Writer(Protocol):
+    """Whoever gets prepared frames: a socket, or later a session with its window on one."""
+
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        """Never waits and never raises; what is written after the end is dropped."""
+
+
+def joined(frames: Iterable[bytes], limit: int = WRITE_BYTES) -> Iterator[bytes]:
+    """Join *frames* in order into pieces of at least one frame and at most about *limit* bytes."""
+    piece: list[bytes] = []
+    size = 0
+    for frame in frames:
+        if piece and size + len(frame) > limit:
+            yield b"".join(piece)
+            piece, size = [], 0
+        piece.append(frame)
+        size += len(frame)
+    if piece:
+        yield piece[0] if len(piece) == 1 else b"".join(piece)
+
+
+class Ticker:
+    """Flushes everything that got events in this tick of the event loop, at its end."""
+
+    def __init__(self) -> None:
+        self._dirty: list[Fanout] = []
+
+    def schedule(self, fanout: Fanout) -> None:
+        if not self._dirty:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._dirty.append(fanout)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for fanout in dirty:
+            fanout.flush()
+
+
+class Fanout:
+    """Live readers by encoding, and the events of this tick that they have not been written yet."""
+
+    def __init__(self, ticker: Ticker) -> None:
+        self._ticker = ticker
+        self._live: dict[Encoding, set[Writer]] = {}
+        self._pending: list[Event] = []
+        self._pending_since = 0.0
+
+    @property
+    def live(self) -> int:
+        """How many readers."""
+        return sum(map(len, self._live.values()))
+
+    def join(self, reader: Writer, encoding: Encoding) -> None:
+        """Give *reader* every event from now on, none from before."""
+        self.flush()
+        self._live.setdefault(encoding, set()).add(reader)
+
+    def leave(self, reader: Writer, encoding: Encoding) -> None:
+        """Forget *reader*, whether it had joined or not."""
+        readers = self._live.get(encoding)
+        if readers is not None:
+            readers.discard(reader)
+            if not readers:
+                del self._live[encoding]
+
+    def emit(self, event: Event) -> None:
+        """Write *event* to all readers at the end of this tick, together with its successors."""
+        if not self._pending:
+            self._pending_since = time.perf_counter()
+            self._ticker.schedule(self)
+        self._pending.append(event)
+
+    def flush(self) -> None:
+        """Write what is pending, now."""
+        if not self._pending:
+            return
+        events, self._pending = self._pending, []
+        written = size = 0
+        for encoding, readers in self._live.items():
+            # A copy: a write can find a reader too slow, which then leaves.
+            targets = list(readers)
+            for data in joined([event.frame(encoding) for event in events]):
+                for reader in targets:
+                    reader.write(data)
+                size += len(data) * len(targets)
+            written += len(events) * len(targets)
+        if written:
+            metrics.FRAMES.inc(written)
+            metrics.BYTES.inc(size)
+            metrics.FAN_OUT.observe(time.perf_counter() - self._pending_since)
+            metrics.AGE.observe(time.time() - events[-1].at.ms / 1000)

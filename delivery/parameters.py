@@ -1,0 +1,65 @@
+"""Read what a request names: ticket, position, limit, origin. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+from schemas.events import ID_PATTERN, ID_RULE
+from schemas.message_id import MessageId
+from ticketwire.errors import Rejected
+
+_ID = re.compile(ID_PATTERN)
+_MOST_SHOWN = 60  # characters of a wrong value that are repeated
+
+
+def ticket_id(value: str) -> str:
+    """Return *value* if it can name a ticket. Raises Rejected."""
+    # `$` of the pattern would allow a newline at the end, which `fullmatch` does not.
+    if _ID.fullmatch(value) is None:
+        raise Rejected("invalid", f"ticket_id is {value[:_MOST_SHOWN]!r}, allowed: {ID_RULE}")
+    return value
+
+
+def position(name: str, value: str | None) -> MessageId | None:
+    """Read a message id, such as `since`; None when it was not given. Raises Rejected."""
+    if value is None:
+        return None
+    try:
+        return MessageId.parse(value)
+    except ValueError as exc:
+        raise Rejected("invalid", f"{name}: {exc}") from exc
+
+
+def limit(value: str | None, default: int, most: int) -> int:
+    """Read a page's size. Raises Rejected."""
+    if value is None:
+        return min(default, most)
+    if not (value.isascii() and value.isdecimal() and 1 <= int(value[:10]) <= most):
+        raise Rejected("invalid", f"limit is {value[:_MOST_SHOWN]!r}, allowed: 1 to {most}")
+    return int(value)
+
+
+def only_once(names: Sequence[str], given: Sequence[tuple[str, str]]) -> None:
+    """Raise Rejected when a parameter stands twice: which of the two was meant nobody knows."""
+    for name in names:
+        count = sum(key == name for key, _ in given)
+        if count > 1:
+            raise Rejected("invalid", f"{name} is given {count} times, allowed: once")
+
+
+def check_origin(headers: Mapping[str, str], allowed: Sequence[str]) -> None:
+    """Let pages of this very host in, and those of *allowed*; who sends no Origin is no browser. Raises Rejected.
+
+    Without this any page a user visits could open sockets with the user's network position or cookies.
+    """
+    origin = headers.get("origin")
+    if origin is None or "*" in allowed or origin in allowed:
+        return
+    # The scheme is not compared: behind a proxy that ends TLS, ours is http while the page's is https.
+    if origin != "null" and urlsplit(origin).netloc.lower() == headers.get("host", "").lower():
+        return
+    raise Rejected(
+        "forbidden", f"Origin is {origin[:_MOST_SHOWN]!r}, allowed: this host's own pages and DELIVERY_ORIGINS"
+    )

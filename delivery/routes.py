@@ -1,0 +1,157 @@
+"""The public port: plain sockets, history, the chat page. Parse, call, answer; no decisions."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from starlette.datastructures import QueryParams
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.websockets import WebSocket
+
+from delivery.events import plain
+from delivery.fanout import Fanout
+from delivery.parameters import check_origin, limit, only_once, position, ticket_id
+from delivery.plain import PlainReader
+from delivery.protocol import EXTENSION, SocketProtocol
+from delivery.replay import Replay
+from delivery.room import Room
+from delivery.settings import DeliverySettings
+from delivery.subscriptions import Rooms
+from schemas.events import Confirmed
+from ticketwire.archive.messages import Archive
+from ticketwire.bus.bus import Bus
+from ticketwire.errors import Rejected, TicketwireError, Unavailable
+
+DEFAULT_LIMIT = 50
+_PARAMETERS = ("ticket_id", "since", "before", "after", "limit")
+
+
+def web_folder() -> Path:
+    """Where the page and its scripts lie."""
+    spec = importlib.util.find_spec("web")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def answer(problem: TicketwireError) -> Response:
+    """Turn an error into its HTTP answer."""
+    headers = {"Retry-After": str(problem.retry_after_s)} if isinstance(problem, Unavailable) else None
+    return JSONResponse({"error": problem.detail}, problem.problem.status, headers)
+
+
+def message_json(event: Confirmed) -> dict[str, object]:
+    """The five fields of plain mode."""
+    return {
+        "ticket_id": event.ticket_id,
+        "message_id": event.message_id,
+        "sender_id": event.sender_id,
+        "message": event.message,
+        "timestamp": event.timestamp,
+    }
+
+
+class Routes:
+    """The endpoints of one node."""
+
+    def __init__(self, settings: DeliverySettings, bus: Bus, rooms: Rooms, replay: Replay, archive: Archive) -> None:
+        self._settings = settings
+        self._bus = bus
+        self._rooms = rooms
+        self._replay = replay
+        self._archive = archive
+        self._web = web_folder()
+        self.refusal = "this node has not reached Redis yet"  # empty once it has
+
+    # --- sockets
+
+    async def socket(self, websocket: WebSocket) -> None:
+        """`/?ticket_id=…[&since=…]` and `/ws/{ticket}[?since=…]`. Refusals come before the upgrade, as HTTP."""
+        query = websocket.query_params
+        try:
+            self._check(websocket)
+            named = websocket.path_params.get("ticket", query.get("ticket_id"))
+            since = position("since", query.get("since"))
+            if named is None:
+                self._allow_everything(query)
+                feed: Fanout = await self._rooms.everything()
+            else:
+                feed = await self._rooms.enter(ticket_id(named))
+        except TicketwireError as exc:
+            await websocket.send_denial_response(answer(exc))
+            return
+        reader = PlainReader(lambda socket: self._leave(feed, socket), self._settings.plain_frames_per_minute)
+        try:
+            await websocket.accept()
+        except BaseException:
+            if isinstance(feed, Room):
+                self._rooms.release(feed)
+            raise
+        # From here on the reader is told of the end, whatever ends it.
+        socket: SocketProtocol = websocket.scope["extensions"][EXTENSION]["attach"](reader)
+        if since is not None and isinstance(feed, Room):
+            await self._replay.run(feed, socket, since, plain)
+        elif not socket.closing:
+            feed.join(socket, plain)
+
+    def _leave(self, feed: Fanout, socket: SocketProtocol) -> None:
+        feed.leave(socket, plain)
+        if isinstance(feed, Room):
+            self._rooms.release(feed)
+
+    def _check(self, connection: HTTPConnection) -> None:
+        check_origin(connection.headers, self._settings.origins)
+        only_once(_PARAMETERS, connection.query_params.multi_items())
+        if self.refusal:
+            raise Unavailable(self.refusal)
+
+    def _allow_everything(self, query: QueryParams) -> None:
+        if not self._settings.shared.allow_everything_feed:
+            raise Rejected("invalid", "ticket_id is missing: /?ticket_id=12345 or /ws/12345")
+        if self._bus.keys.cluster:
+            # Sharded channels have no patterns, and one for each node would still not be one order.
+            raise Rejected("invalid", "ticket_id is missing: a feed of every ticket does not exist on Redis Cluster")
+        if "since" in query:
+            raise Rejected("invalid", "since is given without a ticket_id: the feed of every ticket has no positions")
+
+    # --- history and the page
+
+    async def history(self, request: Request) -> Response:
+        """`GET /tickets/{ticket}/messages?before=&after=&limit=`: oldest first, both bounds exclusive.
+
+        With `after` the messages that follow it most closely, else those that precede `before`, or the end.
+        `has_more` says whether there are others in that direction.
+        """
+        try:
+            only_once(_PARAMETERS, request.query_params.multi_items())
+            ticket = ticket_id(request.path_params["ticket"])
+            before = position("before", request.query_params.get("before"))
+            after = position("after", request.query_params.get("after"))
+            size = limit(request.query_params.get("limit"), DEFAULT_LIMIT, self._settings.history_limit)
+            found = await self._archive.history(ticket, before=before, after=after, limit=size + 1)
+        except TicketwireError as exc:
+            return answer(exc)
+        has_more = len(found) > size
+        shown = found[:size] if after is not None else found[-size:]
+        return JSONResponse(
+            {"messages": [message_json(event) for event in shown], "has_more": has_more},
+            headers={"Cache-Control": "no-store"},
+        )
+
+    async def page(self, request: Request) -> Response:
+        """The chat page."""
+        ingest = urlsplit(self._settings.ingest_url)
+        posts_to = f"{ingest.scheme}://{ingest.netloc}" if ingest.netloc else "http: https:"
+        policy = (
+            f"default-src 'self'; connect-src 'self' ws: wss: {posts_to}; img-src 'self' data:; "
+            "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+        return FileResponse(self._web / "chat.html", headers=headers)
+
+    async def config(self, request: Request) -> Response:
+        """What the page needs to know; an empty `ingest_url` means port 8000 of the page's own host."""
+        return JSONResponse({"ingest_url": self._settings.ingest_url}, headers={"Cache-Control": "no-store"})
