@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code: 0 well, 1 failed, 2 wrong settings or arguments."""
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser(argv).parse_args(argv)
-    run: Command = arguments.run
+    func: Command = arguments.func
     try:
-        return run(arguments)
+        return func(arguments)
     except SettingsError as exc:
         print(f"ticketwire {arguments.command}: {exc.detail}", file=sys.stderr)
         return EXIT_SETTINGS
@@ -52,21 +52,20 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for tier, package in TIERS.items():
         command = commands.add_parser(tier, help=f"run one {tier} process with settings from the environment")
-        command.set_defaults(run=_tier(package))
+        command.set_defaults(func=_tier(package))
     migrate = commands.add_parser("migrate", help="bring the database to the newest schema")
-    migrate.set_defaults(run=_migrate)
+    migrate.set_defaults(func=_migrate)
     dev = commands.add_parser("dev", help="run everything here, with a Redis and a PostgreSQL of its own")
-    dev.set_defaults(run=_dev)
+    dev.set_defaults(func=_dev)
     if argv[:1] == ["dev"]:
         importlib.import_module("ticketwire.dev.options").add_arguments(dev)
     settings = commands.add_parser("settings", help="print every setting with its default and meaning")
     settings.add_argument("--markdown", action="store_true", help="as docs/settings.md")
-    settings.set_defaults(run=_settings)
-    policy = commands.add_parser("policy", help="check and try a moderation policy")
+    settings.set_defaults(func=_settings)
     if argv[:1] == ["policy"]:
-        importlib.import_module("workers.moderation.cli").add_policy_commands(
-            policy.add_subparsers(dest="policy_command", metavar="command", required=True)
-        )
+        importlib.import_module("workers.moderation.cli").add_policy_commands(commands)
+    else:
+        commands.add_parser("policy", help="look at a moderation policy")
     return parser
 
 

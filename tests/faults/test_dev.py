@@ -245,3 +245,21 @@ def test_a_stop_during_the_start_is_obeyed(own_folder: Path) -> None:
         until_now(lambda: (dev.folder / "postgres" / "data").exists())
         assert dev.stop(signal.SIGINT) == 0
     assert not (dev.folder / "postgres" / "data" / "postmaster.pid").exists()
+
+
+def test_a_folder_that_cannot_be_used_is_told_in_one_line(own_folder: Path) -> None:
+    """No traceback for a slip of the keyboard."""
+    (own_folder / "file").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "ticketwire.cli", "dev", "--data-dir", str(own_folder / "file" / "data")]
+        + [word for port in PORTS for word in (f"--{port}-port", "0")],
+        capture_output=True,
+        text=True,
+        timeout=scaled(30),
+        check=False,
+    )
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == f"ticketwire dev: --data-dir is '{own_folder}/file/data', which cannot be used: Not a directory\n"
+    )

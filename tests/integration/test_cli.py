@@ -93,3 +93,9 @@ def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> No
         main(["serve"])
     assert caught.value.code == 2
     assert "'ingest'" in capsys.readouterr().err
+
+
+def test_policy_commands_are_the_workers_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """They are loaded only when asked for; a message is judged from the command line."""
+    assert main(["policy", "try", "--text", "Hello, I need assistance with room 101."]) == 0
+    assert "allow" in capsys.readouterr().out

@@ -298,8 +298,12 @@ async def _readiness(client: httpx.AsyncClient, url: str) -> tuple[bool, str]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keep a second `ticketwire dev` out of *folder*; the kernel frees the lock however we end."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "dev.lock").open("a+", encoding="utf-8") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "dev.lock").open("a+", encoding="utf-8")
+    except OSError as exc:
+        raise SettingsError(f"--data-dir is {str(folder)!r}, which cannot be used: {exc.strerror}") from exc
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:

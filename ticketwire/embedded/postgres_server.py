@@ -83,15 +83,18 @@ class EmbeddedPostgres(EmbeddedServer):
         )
 
     def _run(self, argv: Sequence[str | Path], account: Account | None, text: str | None = None) -> None:
-        done = subprocess.run(
-            [str(self._programs() / argv[0]), *map(str, argv[1:])],
-            input=text or "",
-            capture_output=True,
-            text=True,
-            cwd=self.folder,
-            **run_as(account),
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [str(self._programs() / argv[0]), *map(str, argv[1:])],
+                input=text or "",
+                capture_output=True,
+                text=True,
+                cwd=self.folder,
+                **run_as(account),
+                check=False,
+            )
+        except OSError as exc:  # such as programs that PostgreSQL's account may not read
+            raise Unavailable(f"{argv[0]} cannot be started: {exc}") from exc
         if done.returncode or "ERROR:" in done.stderr:
             # A half-made cluster must not be taken for a whole one next time.
             (self._data / "PG_VERSION").unlink(missing_ok=True)

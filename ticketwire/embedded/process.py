@@ -122,19 +122,22 @@ class EmbeddedServer(ABC):
     def _spawn(self, argv: Sequence[str | Path], account: Account | None = None) -> None:
         if self.alive:
             raise Unavailable(f"{self.name} runs already, as process {self.pid}")
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [str(part) for part in argv],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                **run_as(account),
-                # Ctrl-C in a terminal reaches the whole process group, but the servers must outlive
-                # their clients' drain.
-                start_new_session=True,
-                preexec_fn=die_with_parent(self.stop_signal),
-            )
+        try:
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(
+                    [str(part) for part in argv],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self.folder,
+                    **run_as(account),
+                    # Ctrl-C in a terminal reaches the whole process group, but the servers must outlive
+                    # their clients' drain.
+                    start_new_session=True,
+                    preexec_fn=die_with_parent(self.stop_signal),
+                )
+        except (OSError, subprocess.SubprocessError) as exc:
+            raise Unavailable(f"{self.name} cannot be started: {exc}") from exc
 
     def wait_ready(self, timeout_s: float = START_SECONDS) -> None:
         """Return once it answers. Raises Unavailable, quoting its log, when it ends or is too slow."""
