@@ -116,6 +116,11 @@ def test_everything_starts_is_told_and_ends(own_folder: Path) -> None:
             assert httpx.get(f"http://127.0.0.1:{port}/livez").status_code == 200
             assert "loop_lag_seconds" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
         message_id = send(state, "Hello")
+        page = httpx.get(f"{state['urls']['delivery']}/config.json").json()
+        assert page["ingest_url"] == f"http://localhost:{ports['ingest']}"
+        asked = {"Origin": f"http://localhost:{ports['delivery']}", "Access-Control-Request-Method": "POST"}
+        allowed = httpx.options(f"{page['ingest_url']}/chat/send", headers=asked)
+        assert allowed.headers["access-control-allow-origin"] == asked["Origin"]
         told = dev.output.read_text()
         assert f"curl -X POST http://localhost:{ports['ingest']}/chat/send -d ticket_id=12345" in told
         assert f"redis-cli -u {state['redis_url']} XREAD COUNT 10 STREAMS chat:12345 0" in told

@@ -10,6 +10,7 @@ from pathlib import Path
 from ticketwire.embedded.process import free_port
 from ticketwire.errors import SettingsError
 
+INGEST_PORT = 8_000
 _FIRST_INTERNAL = 9_101
 _MOST_WORKERS = 64
 
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=Path, default=Path(".ticketwire"), help="default: %(default)s")
     parser.add_argument("--workers", type=_workers, default=1, metavar="N", help="worker processes (default: 1)")
     for option, default, meaning in (
-        ("ingest-port", 8_000, "POST /chat/send"),
+        ("ingest-port", INGEST_PORT, "POST /chat/send"),
         ("admin-port", 9_000, "/admin of ingest"),
         ("delivery-port", 8_080, "WebSocket, history, chat page"),
         ("ingest-internal-port", _FIRST_INTERNAL, "/readyz and /metrics of ingest"),

@@ -16,7 +16,7 @@ import httpx
 
 from ticketwire.archive.migrate import upgrade_async
 from ticketwire.dev.console import Console
-from ticketwire.dev.options import DevOptions
+from ticketwire.dev.options import INGEST_PORT, DevOptions
 from ticketwire.dev.tier import RESTART_SECONDS, TierProcess
 from ticketwire.embedded.postgres_server import EmbeddedPostgres
 from ticketwire.embedded.process import EmbeddedServer
@@ -131,6 +131,10 @@ class Session:
         common = {
             "TICKETWIRE_AUTH": "off",
             "TICKETWIRE_ALLOW_EVERYTHING_FEED": "true",
+            # The chat page comes from delivery's port and posts to ingest's: another origin to a browser.
+            "INGEST_CORS_ORIGINS": json.dumps([f"http://{name}:{ports.delivery}" for name in self._names]),
+            # Left empty, the page posts to port 8000 of whatever name it was opened by.
+            "DELIVERY_INGEST_URL": "" if ports.ingest == INGEST_PORT else f"http://{self._names[0]}:{ports.ingest}",
             **os.environ,
             "TICKETWIRE_DRAIN_SECONDS": str(self._shared.drain_seconds),
             "TICKETWIRE_REDIS_URL": self._redis_url,
@@ -203,6 +207,11 @@ class Session:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._options.host, self._options.host)
         return f"[{host}]" if ":" in host else host
 
+    @property
+    def _names(self) -> list[str]:
+        """The host part of the URLs that a browser on this machine may show; the best known first."""
+        return ["localhost", "127.0.0.1"] if self._address == "127.0.0.1" else [self._address]
+
     def _record(self) -> None:
         """Write dev.json anew, whole or not at all; only once all are ready, because scripts wait for the file."""
         if not self._ready or self._stopping.is_set():
@@ -244,7 +253,7 @@ class Session:
 
     def _announce(self) -> None:
         ports = self._options.ports
-        at = "localhost" if self._address == "127.0.0.1" else self._address
+        at = self._names[0]
         self._console.say(f"""
 Ticketwire is ready. Ctrl-C stops everything.
 
