@@ -8,7 +8,9 @@ import logging
 import random
 import secrets
 import socket
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -28,11 +30,11 @@ from delivery.protocol import SocketProtocol, Sockets
 from delivery.replay import Replay, backoff
 from delivery.routes import Routes, web_folder
 from delivery.settings import DeliverySettings
-from delivery.subscriptions import open_rooms
+from delivery.subscriptions import Rooms, open_rooms
 from delivery.upgrade import UpgradingHttp
 from ticketwire.archive.messages import Archive, open_archive
 from ticketwire.bus.bus import Bus, open_bus
-from ticketwire.bus.subscriber import open_subscriber
+from ticketwire.bus.subscriber import Subscriber, open_subscriber
 from ticketwire.errors import Unavailable
 from ticketwire.lifecycle import Lifecycle, settle_gc
 from ticketwire.serving import bind, http_server, port_of, uvicorn_config
@@ -88,15 +90,26 @@ def server_options(sockets: Sockets) -> dict[str, Any]:
     return {"http": functools.partial(UpgradingHttp, sockets), "ws": SocketProtocol, "timeout_keep_alive": 15}
 
 
-async def serve(settings: DeliverySettings, lifecycle: Lifecycle) -> None:
-    """Run a node until *lifecycle* stops it; then close its sockets, paced, and finish its requests.
+@dataclass(slots=True)
+class Node:
+    """A running delivery node."""
 
-    It listens before Redis and PostgreSQL are there, refusing with 503, and `/readyz` says what is missing.
+    port: int
+    sockets: Sockets
+    rooms: Rooms
+    subscriber: Subscriber
+    bus: Bus
+
+
+@asynccontextmanager
+async def open_node(settings: DeliverySettings, lifecycle: Lifecycle, health: Health) -> AsyncIterator[Node]:
+    """Run a node for as long as the block.
+
+    It listens before Redis and PostgreSQL are there, refusing with 503, and *health* says what is missing.
     """
-    health = Health("redis", "archive")
     bound = bind(settings.host, settings.port, "DELIVERY_PORT")
+    health.expect("redis", "archive")
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(serve_internal(settings.internal_host, settings.internal_port, health))
         bus = await stack.enter_async_context(open_bus(settings.shared))
         archive = await stack.enter_async_context(
             open_archive(
@@ -110,8 +123,8 @@ async def serve(settings: DeliverySettings, lifecycle: Lifecycle) -> None:
         rooms = await stack.enter_async_context(open_rooms(bus, subscriber, backlog, settings))
         routes = Routes(settings, bus, rooms, Replay(backlog, settings.replay_pages), archive)
         sockets = Sockets(settings)
-        node = f"{settings.name or socket.gethostname()}-{secrets.token_hex(4)}"
-        canary = Canary(bus, subscriber, settings, node, health)
+        name = f"{settings.name or socket.gethostname()}-{secrets.token_hex(4)}"
+        canary = Canary(bus, subscriber, settings, name, health)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         tasks = [
             group.create_task(sockets.beat(), name="heartbeat"),
@@ -119,15 +132,27 @@ async def serve(settings: DeliverySettings, lifecycle: Lifecycle) -> None:
             group.create_task(_watch_archive(archive, health), name="archive"),
         ]
         config = uvicorn_config(create_app(routes, settings), **server_options(sockets))
-        async with http_server(config, bound, lifecycle):
-            log.info("listening", extra={"port": port_of(bound), "node": node})
-            settle_gc()
-            await lifecycle.stopping.wait()
-            health.draining = True
-            seconds = lifecycle.remaining() * SHARE_FOR_CLOSES
-            await sockets.drain(min(seconds, len(sockets.wheel) / CLOSES_PER_SECOND))
-        for task in tasks:
-            task.cancel()
+        try:
+            async with http_server(config, bound, lifecycle):
+                log.info("listening", extra={"port": port_of(bound), "node": name})
+                yield Node(port_of(bound), sockets, rooms, subscriber, bus)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def serve(settings: DeliverySettings, lifecycle: Lifecycle) -> None:
+    """Run a node until *lifecycle* stops it; then close its sockets, paced, and finish its requests."""
+    health = Health()
+    async with (
+        serve_internal(settings.internal_host, settings.internal_port, health),
+        open_node(settings, lifecycle, health) as node,
+    ):
+        settle_gc()
+        await lifecycle.stopping.wait()
+        health.draining = True
+        seconds = lifecycle.remaining() * SHARE_FOR_CLOSES
+        await node.sockets.drain(min(seconds, len(node.sockets.wheel) / CLOSES_PER_SECOND))
 
 
 async def _watch_redis(bus: Bus, routes: Routes, canary: Canary, health: Health) -> None:
