@@ -3,12 +3,15 @@
 | name | type | content | life |
 | --- | --- | --- | --- |
 | `ingest:{<p>}` | stream | accepted messages of partition p | entry by entry, until settled |
-| `ingest:{<p>}:lease` | hash | owner, epoch, expires, done | renewed by its worker |
+| `ingest:{<p>}:lease` | hash | owner, epoch, expires, done, settled | renewed by its worker |
 | `ingest:{<p>}:dead` | stream | dead letters | until replayed or purged |
+| `ingest:{<p>}:replayed` | hash | letter id -> what it was sent as (replay.lua) | until PostgreSQL has it: seconds |
 | `ingest:{<p>}:idem:<ticket>:<sender>:<key>` | string | `<message id> <digest>` for a caller's idempotency key | 24 h |
 | `ingest:{<p>}:idem:batch:<token>` | string | ids answered for one group commit | twice the retry window |
 | `ingest:{<p>}:rate:<who>` | string | GCRA state of a sender on this partition | seconds |
 | `workers` | sorted set | live workers, score = expiry in ms | heartbeat |
+| `admin:job:{<id>}`, `:alive` | string | an admin job as JSON; there while it is worked on | 24 h; seconds |
+| `admin:keeper` | string | which process looks after old dead letters | a minute |
 | `ticketwire:meta` | hash | `partitions`, fixed at first start | for ever |
 | `chat:<ticket>` | stream | confirmed log of a ticket | newest N, days after the last message |
 | `channel:chat:<ticket>` | Pub/Sub | bare message id of each confirmed message | - |
@@ -28,6 +31,7 @@ from zlib import crc32
 
 WORKERS = "workers"
 META = "ticketwire:meta"
+KEEPER = "admin:keeper"
 GROUP = "workers"  # the one consumer group of every ingest stream
 CONSUMER = "owner"  # the one consumer name: what is pending under it belongs to whoever holds the lease
 
@@ -55,6 +59,14 @@ class Keys:
 
     def dead(self, partition: int) -> str:
         return f"ingest:{{{partition:02d}}}:dead"
+
+    def replayed(self, partition: int) -> str:
+        return f"ingest:{{{partition:02d}}}:replayed"
+
+    @staticmethod
+    def job(job_id: str) -> str:
+        """Its hash tag keeps `:alive`, appended by `bus.jobs`, in the same slot."""
+        return f"admin:job:{{{job_id}}}"
 
     def idempotency(self, partition: int, ticket: str, sender: str, key: str) -> str:
         """*key* stands last and ids hold no colon, so two callers can never share a name."""

@@ -39,6 +39,14 @@ SELECT id, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS at
        detail::text AS detail, prev_hash, hash
 FROM audit ORDER BY id
 """
+_PAGE_OF: Final = """
+SELECT id AS number, floor(extract(epoch FROM at) * 1000)::bigint AS at_ms, actor, action, subject, why,
+       detail::text AS detail
+FROM audit
+WHERE id < $1 AND ($3::text IS NULL OR actor = $3) AND ($4::text IS NULL OR action = $4)
+  AND ($5::text IS NULL OR subject = $5)
+ORDER BY id DESC LIMIT $2
+"""
 
 
 class Decision(NamedTuple):
@@ -49,6 +57,18 @@ class Decision(NamedTuple):
     subject: str  # `message 12345/1616690567456-0`, `partition 3`
     why: str
     detail: Mapping[str, Any]  # JSON; never a body or a token
+
+
+class Recorded(NamedTuple):
+    """One row of the record."""
+
+    number: int  # in the chain
+    at_ms: int  # Unix milliseconds, PostgreSQL's clock
+    actor: str
+    action: str
+    subject: str
+    why: str
+    detail: Any  # what was recorded, from JSON
 
 
 @dataclass(slots=True)
@@ -95,6 +115,20 @@ class Audit:
                 await connection.execute(_APPEND, *zip(*rows, strict=True))
                 await connection.execute(_MOVE_HEAD, number, previous)
         return int(number)
+
+    async def page(
+        self,
+        before: int | None = None,
+        *,
+        limit: int,
+        actor: str | None = None,
+        action: str | None = None,
+        subject: str | None = None,
+    ) -> list[Recorded]:
+        """Return at most *limit* rows, newest first, whose number is below *before*."""
+        end = 2**63 - 1 if before is None else before
+        records = await self._database.fetch(_PAGE_OF, end, limit, actor, action, subject)
+        return [Recorded(**{**record, "detail": json.loads(record["detail"])}) for record in records]
 
     async def verify_chain(self) -> ChainReport:
         """Read the whole chain as of one moment and name every place where it is broken."""
