@@ -146,7 +146,7 @@ class Fleet:
         self._held[partition.partition] = _Held(owner, partition, task)
         metrics.TAKEOVERS.inc()
         metrics.PARTITIONS.set(len(self._held))
-        log.info("partition taken", extra={"partition": partition.partition, "epoch": lease.epoch})
+        log.debug("partition taken", extra={"partition": partition.partition, "epoch": lease.epoch})
         if self._quiet.is_set():
             owner.quiet()
 
@@ -156,7 +156,7 @@ class Fleet:
             await owner.run()
             if not await partition.release(owner.lease):
                 raise Fenced("the lease had gone before it was given back")
-            log.info("partition released", extra={"partition": partition.partition})
+            log.debug("partition released", extra={"partition": partition.partition})
         except Fenced:
             metrics.FENCED.inc()
             log.warning("partition lost to another worker", extra={"partition": partition.partition})

@@ -109,8 +109,7 @@ class Owner:
         if not entries:
             if self._lost:
                 await self._confirm([], then_read=0)
-            await self._park()
-            entries = [] if self._quiet.is_set() or self._recheck else await self._read()
+            entries = await self._park()
         return entries
 
     async def _read(self) -> list[Entry]:
@@ -128,11 +127,13 @@ class Owner:
             self._last_read = entries[-1].id
         return entries
 
-    async def _park(self) -> None:
-        """Wait until the stream has something new, or until quiet."""
+    async def _park(self) -> list[Entry]:
+        """Wait for new entries; none when told to be quiet or to look again, or after a wait in vain."""
+        if self._quiet.is_set() or self._recheck:  # said while we were reading: nobody will say it again
+            return []
         self._parked = asyncio.current_task()
         try:
-            await self._partition.wait(self._last_read)
+            return self._note(await self._partition.wait(self._last_read, self._settings.batch))
         except Unavailable as exc:
             self._parked = None
             await self._outage_over(exc, partial(self._partition.renew, self.lease))
@@ -144,6 +145,7 @@ class Owner:
                 raise
         finally:
             self._parked = None
+        return []
 
     # --- one batch
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from schemas.entries import NotAMessage, decode_submitted, encode_confirmed, encode_submitted
 from schemas.events import ID_PATTERN, Confirmed, Submitted, event_tail
@@ -28,8 +28,7 @@ _STATUS: dict[Action, Status] = {
 _SHOWN = ("confirmed", "masked")
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """An entry that is a message."""
 
     entry: Entry

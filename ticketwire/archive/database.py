@@ -46,6 +46,9 @@ _OUTAGES = (
     asyncpg.InsufficientPrivilegeError,
     asyncpg.InterfaceError,
     asyncpg.ProtocolError,
+    # A server that says goodbye while a statement is being sent confuses asyncpg's state machine ("cannot switch
+    # to state 12"): seen in one of three stops of PostgreSQL under load.
+    asyncpg.InternalClientError,
     OSError,  # TimeoutError among them
 )
 
@@ -89,8 +92,18 @@ class Database:
             # The limit holds for the wait for a free connection and for handing it back: a server that
             # stopped answering must not keep a caller that has already given up.
             async with self._pool.acquire(timeout=self._timeout_s) as connection:
-                yield connection
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, UnicodeEncodeError) as exc:
+                try:
+                    yield connection
+                except asyncpg.InternalClientError:
+                    connection.terminate()  # it can never be used again
+                    raise
+        except (
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+            OSError,
+            UnicodeEncodeError,
+        ) as exc:
             if isinstance(exc, asyncpg.ReadOnlySQLTransactionError):
                 # A failover turned this server into a standby; new connections find the primary again.
                 await self._pool.expire_connections()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 from redis.exceptions import MovedError, ResponseError
 
 from ticketwire.bus.bus import Bus
-from ticketwire.bus.connection import Command, Node, translate
+from ticketwire.bus.connection import Command, Node
 from ticketwire.errors import Unavailable
 
 
@@ -41,12 +42,16 @@ async def _of_node(bus: Bus, node: Node, partitions: list[int], backlog: list[in
     for partition, length in zip(partitions, lengths, strict=True):
         if isinstance(length, MovedError):
             raise Unavailable("Redis: a partition moved to another node of the Cluster")
-        if isinstance(length, ResponseError):
-            raise translate(length) from length
-        backlog[partition] = length
-    if isinstance(info, ResponseError):
-        raise translate(info) from info
-    return memory_share(info)
+        backlog[partition] = _readable(length)
+    return memory_share(_readable(info))
+
+
+def _readable(reply: Any) -> Any:
+    # Whatever Redis has against being looked at (a key of another type, a right taken away), the tier says so and
+    # lives on: it may be mended while we run.
+    if isinstance(reply, ResponseError):
+        raise Unavailable(f"Redis: {reply}") from reply
+    return reply
 
 
 def memory_share(info: str) -> float:

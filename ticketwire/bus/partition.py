@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from redis.exceptions import ResponseError
 
@@ -34,8 +34,7 @@ class Lease:
         return f"{self.owner}:{self.epoch}"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """An entry of an ingest stream, not yet understood."""
 
     id: str
@@ -51,8 +50,7 @@ class Pending:
     deliveries: int  # how often it was handed out, this time not counted
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What becomes of one entry."""
 
     id: str
@@ -169,7 +167,7 @@ class Partition:
         Repeating it after Unavailable is safe: what was settled is skipped. Raises Fenced, Unavailable, and
         LogRefused with the entry to bury instead.
         """
-        args: list[Argument] = [lease.token, *self._confirm_head, then_read]
+        args: list[Argument] = [lease.token, *self._confirm_head, then_read, int(not self._bus.keys.cluster)]
         for s in settlements:
             args += (s.id, s.kind, s.ticket, s.event, len(s.fields), *s.fields)
         try:
@@ -195,17 +193,19 @@ class Partition:
         (moved,) = await self._bus.script("advance", [self.stream, self._lease], [lease.token, str(newest)])
         return bool(moved)
 
-    async def wait(self, after: str) -> bool:
-        """Wait until the stream holds an entry after *after*; False when none came in BLOCK_MS.
+    async def wait(self, after: str, count: int) -> list[Entry]:
+        """Wait for entries after *after* and return up to *count*; none after BLOCK_MS in vain.
 
-        A plain XREAD without the group: it has no side effect and may be cancelled.
+        A plain XREAD without the group: it moves no cursor, so it needs no fence and may be cancelled. Only for an
+        owner that has settled everything up to *after*: what it gets is then the next in order, and a round
+        trip through `read` is saved.
         """
         reply = await self._bus.block(
             self.stream,
-            "XREAD", "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", self.stream, after,
+            "XREAD", "COUNT", count, "BLOCK", BLOCK_MS, "STREAMS", self.stream, after,
             timeout=BLOCK_MS / 1000 + BLOCK_MARGIN_S,
         )  # fmt: skip
-        return bool(reply)
+        return [Entry(entry_id, fields) for entry_id, fields in reply[0][1]] if reply else []
 
 
 async def heartbeat(bus: Bus, worker: str, ttl_ms: int) -> list[str]:

@@ -209,9 +209,7 @@ async def test_buried_entries_lie_under_their_own_id_byte_for_byte(a_bus: Bus, p
     assert await a_bus.command(stream, "XLEN", stream) == 0
 
 
-async def test_an_id_the_log_refuses_is_appended_under_a_new_one_and_reported(
-    a_bus: Bus, partition: Partition
-) -> None:
+async def test_an_id_the_log_refuses_is_appended_under_a_new_one_and_reported(a_bus: Bus, partition: Partition) -> None:
     """Happens when Redis lost its newest ids and a clock stepped back: the message must not be dropped."""
     key = a_bus.keys.log("T1")
     await a_bus.command(key, "XADD", key, "9999999999999-0", "sender_id", "1", "message", "ahead", "timestamp", "1")
@@ -243,14 +241,14 @@ async def test_a_log_of_another_type_costs_its_own_message_only(a_bus: Bus, part
 
 async def test_a_cancelled_wait_takes_nothing_from_the_stream(a_bus: Bus, partition: Partition) -> None:
     lease = await taken(partition, "a")
-    waiting = asyncio.create_task(partition.wait("0-0"))
+    waiting = asyncio.create_task(partition.wait("0-0", 10))
     await asyncio.sleep(0.05)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     entry_id = await submit(a_bus, "T1", "m")
-    assert await partition.wait("0-0")
-    assert [e.id for e in await partition.read(lease, 500)] == [entry_id]
+    assert [e.id for e in await partition.wait("0-0", 10)] == [entry_id]
+    assert [e.id for e in await partition.read(lease, 500)] == [entry_id], "the wait moved no cursor"
 
 
 async def test_scripts_survive_a_flush_of_the_script_cache(a_bus: Bus, partition: Partition) -> None:

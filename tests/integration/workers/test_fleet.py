@@ -63,14 +63,11 @@ async def core(settings: WorkerSettings) -> AsyncIterator[tuple[Bus, Archive]]:
 async def working(core: tuple[Bus, Archive], settings: WorkerSettings) -> AsyncIterator[Fleet]:
     """A worker that is told to stop in the end and must then stop by itself."""
     fleet = make_fleet(*core, settings)
-    task = asyncio.create_task(fleet.run())
-    try:
+    async with asyncio.TaskGroup() as group:  # a fleet that dies takes the test along, with its reason
+        task = group.create_task(fleet.run())
         yield fleet
         fleet.quiet()
         await asyncio.wait_for(task, scaled(10))
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def submit(bus: Bus, ticket: str, body: str, **more: str) -> str:

@@ -12,7 +12,8 @@
 -- ARGV[7]  entries a log keeps, about
 -- ARGV[8]  ms a log lives after its last entry
 -- ARGV[9]  most entries to read next, 0 for none
--- ARGV[10…] for each entry, in id order: id; `log`, `dead` or `none`; ticket; event without its first
+-- ARGV[10] 1 when all subscribers are on this server: what nobody hears need not be published
+-- ARGV[11…] for each entry, in id order: id; `log`, `dead` or `none`; ticket; event without its first
 --          brace; number of strings that follow; field, value, field, value …
 --          `log` shows it, `dead` buries it, `none` only settles it (held, rejected: the archive has it)
 -- Returns  {{{id, new id}, …}, next entries}; or the errors FENCED, NOGROUP, or `REFUSED <id> <why>` when a log
@@ -25,6 +26,7 @@
 -- The logs' keys are computed from ARGV: on Redis Cluster they carry the partition's hash tag.
 local held = redis.call('HMGET', KEYS[2], 'owner', 'epoch', 'done')
 if (held[1] or '') .. ':' .. (held[2] or '') ~= ARGV[1] then return redis.error_reply('FENCED not the owner') end
+local FIRST = 11
 local logs, channels, publish, keep, life = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 
 local function after(a, b)
@@ -34,10 +36,30 @@ local function after(a, b)
   return am > bm or (am == bm and tonumber(as) > tonumber(bs))
 end
 
+-- Most tickets have no reader at the moment, and a PUBLISH costs as much as an XADD: one question for all of them.
+-- On Cluster the readers may be on another node, so there everybody is taken to listen.
+local heard = {}
+local function listened(channel) return true end
+if ARGV[10] == '1' and redis.call('PUBSUB', 'NUMPAT') == 0 then
+  local asked, seen, k = {'NUMSUB'}, {}, FIRST
+  while k <= #ARGV do
+    local ticket = ARGV[k + 2]
+    if ticket ~= '' and not seen[ticket] then
+      seen[ticket] = true
+      asked[#asked + 1] = channels .. ticket
+      asked[#asked + 1] = channels .. ticket .. ':events'
+    end
+    k = k + 5 + tonumber(ARGV[k + 4])
+  end
+  local counts = #asked > 1 and redis.call('PUBSUB', unpack(asked)) or {}
+  for c = 1, #counts, 2 do heard[counts[c]] = counts[c + 1] > 0 end
+  listened = function(channel) return heard[channel] end
+end
+
 local done = held[3] or '0-0'
 local fresh = false -- ids ascend: once one is above the watermark, so are all after it
 local ids, renamed, top = {}, {}, {}
-local i = 10
+local i = FIRST
 while i <= #ARGV do
   local id, kind, ticket, event, n = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4])
   fresh = fresh or after(id, done)
@@ -50,24 +72,24 @@ while i <= #ARGV do
         if last.err then return redis.error_reply('REFUSED ' .. id .. ' ' .. last.err) end
         prev = last[1] and last[1][1] or '0-0'
       end
-      local added = redis.pcall('XADD', log, 'MAXLEN', '~', keep, id, unpack(ARGV, i + 5, i + 4 + n))
+      local added = redis.pcall('XADD', log, id, unpack(ARGV, i + 5, i + 4 + n))
       if type(added) == 'table' then
         if not string.find(added.err, 'equal or smaller', 1, true) then return added end
         if redis.call('XRANGE', log, id, id)[1] then
           added = nil -- shown already, by a call that stopped at REFUSED or from the archive
         else
-          added = redis.call('XADD', log, 'MAXLEN', '~', keep, '*', unpack(ARGV, i + 5, i + 4 + n))
+          added = redis.call('XADD', log, '*', unpack(ARGV, i + 5, i + 4 + n))
           renamed[#renamed + 1] = {id, added}
           -- The event states the refused id, so nobody may show it: readers learn the entry from the log.
           redis.call(publish, channels .. ticket .. ':events', '{"type":"changed"}')
         end
-      else
+      elseif listened(channels .. ticket .. ':events') then
         redis.call(publish, channels .. ticket .. ':events',
           '{"type":"message","prev_id":"' .. prev .. '",' .. event)
       end
       if added then
         top[ticket] = added
-        redis.call('PUBLISH', channels .. ticket, added)
+        if listened(channels .. ticket) then redis.call('PUBLISH', channels .. ticket, added) end
       end
     elseif kind == 'dead' then
       -- A letter has its entry's id, so it is found by it; a stream that ran ahead takes it at its end.
@@ -83,7 +105,10 @@ while i <= #ARGV do
   ids[#ids + 1] = id
   i = i + 5 + n
 end
-for ticket in pairs(top) do redis.call('PEXPIRE', logs .. ticket, life) end
+for ticket in pairs(top) do
+  redis.call('XTRIM', logs .. ticket, 'MAXLEN', '~', keep)
+  redis.call('PEXPIRE', logs .. ticket, life)
+end
 if #ids > 0 then
   redis.call('XACK', KEYS[1], ARGV[2], unpack(ids))
   -- Counted once each, however often this call is repeated: rates and `ticketwire verify` are made of it.

@@ -1,0 +1,1 @@
+"""What our worker is compared with: the same job, done the usual ways."""
