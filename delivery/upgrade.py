@@ -61,8 +61,8 @@ class UpgradingHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.parser is None:
             return  # closing after an upgrade that was refused
-        self._fed_bytes += len(data)
         super().data_received(data)
+        self._fed_bytes += len(data)
         if self._in_head and self._fed_bytes > self._sockets.settings.max_header_bytes:
             self._refuse_head()
 
