@@ -27,10 +27,10 @@ _RUN = re.compile(r"[0-9](?:[ \t\n.,\-_/]{0,2}[0-9])+")
 _GROUP = re.compile(r"[0-9]+")
 _CARD_SHAPES = frozenset({(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (8, 8), (4, 4, 8), (6, 13), (4, 5, 6)})
 _CARD_DIGITS = range(14, 20)
-# A message with more windows that look like a card than this holds a pile of numbers: what is left
-# is masked unchecked, so that work stays bounded and nothing slips through.
+# A message with more numbers that look like a card, or an IBAN, than this is a pile of numbers: what is
+# left is masked unchecked, so that work stays bounded and nothing slips through.
 MAX_CARD_CHECKS = 300
-MAX_IBAN_CHECKS = 300
+MAX_IBAN_CHECKS = 100
 
 
 def find_cards(text: str) -> Iterator[Place]:
@@ -39,7 +39,7 @@ def find_cards(text: str) -> Iterator[Place]:
     for run in _RUN.finditer(text):
         if run.end() - run.start() < _CARD_DIGITS[0] or _touches_letter(text, *run.span()):
             continue
-        groups = [(group.start() + run.start(), group.end() + run.start()) for group in _GROUP.finditer(run[0])]
+        groups = [group.span() for group in _GROUP.finditer(text, *run.span())]
         next_group = 0
         for first, last in _windows(groups):
             if first < next_group:
@@ -47,7 +47,10 @@ def find_cards(text: str) -> Iterator[Place]:
             start, end = groups[first][0], groups[last - 1][1]
             digits = "".join(_GROUP.findall(text[start:end]))
             checks += 1
-            if checks > MAX_CARD_CHECKS or (card_length_fits(digits) and luhn(digits) and len(set(digits)) > 1):
+            if checks > MAX_CARD_CHECKS:
+                yield start, len(text)
+                return
+            if card_length_fits(digits) and luhn(digits) and len(set(digits)) > 1:
                 yield start, end
                 next_group = last
 
@@ -77,7 +80,8 @@ def _touches_letter(text: str, start: int, end: int) -> bool:
 
 
 _IBAN_START = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[ ]?[0-9]{2}(?=[ .\-]?[A-Za-z0-9])")
-_IBAN_REST = re.compile(r"(?:[ .\-]{0,2}[A-Za-z0-9]){11,34}")
+_IBAN_REST = re.compile(r"(?:[ .\-]{0,2}[A-Za-z0-9]){15,34}")
+_NO_SEPARATORS = str.maketrans("", "", " .-")
 
 
 def find_ibans(text: str) -> Iterator[Place]:
@@ -87,20 +91,29 @@ def find_ibans(text: str) -> Iterator[Place]:
         length = IBAN_LENGTHS.get(match[0][:2].upper())
         if length is None or match.start() < done:
             continue
-        rest = _IBAN_REST.match(text, match.end())
+        rest = _IBAN_REST.match(text, match.start())
         if rest is None:
             continue
-        places = [at for at in range(match.end(), rest.end()) if text[at].isalnum()]
-        if len(places) < length - 4:
-            continue
-        end = places[length - 5] + 1
-        if end < len(text) and text[end].isalnum():
-            continue
-        compact = "".join(char for char in text[match.start() : end] if char.isalnum())
+        compact = rest[0].translate(_NO_SEPARATORS)[:length]
         checks += 1
-        if checks > MAX_IBAN_CHECKS or iban(compact):
+        if checks > MAX_IBAN_CHECKS:
+            yield match.start(), len(text)
+            return
+        if len(compact) < length or not iban(compact):
+            continue
+        end = _end_of(text, match.start(), length)
+        if not text[end : end + 1].isalnum():
             done = end
             yield match.start(), end
+
+
+def _end_of(text: str, start: int, characters: int) -> int:
+    """Return where *characters* letters or digits after *start* end."""
+    at = start
+    while characters:
+        characters -= text[at].isalnum()
+        at += 1
+    return at
 
 
 def _no_check(_compact: str) -> bool:

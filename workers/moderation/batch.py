@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import accumulate
 
+import re2
+
 from workers.moderation.findings import Span
 from workers.moderation.normalise import Origin, fold
 from workers.moderation.skeleton import leet_joined, plain_joined
@@ -33,10 +35,6 @@ class Joined:
         self.text = f" {SEPARATOR.join(texts)} "
 
     @cached_property
-    def lower(self) -> str:
-        return self.text.lower()
-
-    @cached_property
     def plain(self) -> str:
         return plain_joined(self.text)
 
@@ -48,9 +46,18 @@ class Joined:
     def _starts(self) -> list[int]:
         return list(accumulate((len(text) + len(SEPARATOR) for text in self._texts), initial=1))
 
-    def message(self, position: int) -> int:
-        """Return the message in which *position* of `text` lies."""
-        return self.messages[bisect_right(self._starts, position) - 1]
+    def messages_with(self, pattern: re2._Regexp) -> list[int]:
+        """Return the messages in which *pattern* matches; it looks for one match in each, not for all."""
+        found: list[int] = []
+        match = pattern.search(self.text)
+        while match is not None:
+            # A match may begin with the space before its message.
+            place = bisect_right(self._starts, match.start() + 1) - 1
+            found.append(self.messages[place])
+            if place + 1 >= len(self.messages):
+                break
+            match = pattern.search(self.text, self._starts[place + 1] - 1)
+        return found
 
     def messages_of_view(self, view: str, positions: Iterable[int]) -> set[int]:
         """Return the messages in which *positions* of `plain` or `leet` lie."""

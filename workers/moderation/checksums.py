@@ -12,6 +12,8 @@ from workers.moderation.wordsets import words
 _DOUBLED = bytes((2 * digit) % 9 if digit != 9 else 9 for digit in range(10)) + bytes(246)
 _TO_VALUES = bytes((code - 48) % 256 for code in range(256))
 
+_LETTER_VALUES = {ord("A") + place: str(10 + place) for place in range(26)}
+
 IBAN_LENGTHS = {
     country: int(length)
     for country, length in (
@@ -67,7 +69,7 @@ def iban(compact: str) -> bool:
     compact = compact.upper()
     if IBAN_LENGTHS.get(compact[:2]) != len(compact):
         return False
-    return int("".join(str(int(char, 36)) for char in compact[4:] + compact[:4])) % 97 == 1
+    return int((compact[4:] + compact[:4]).translate(_LETTER_VALUES)) % 97 == 1
 
 
 def spanish_id(compact: str) -> bool:

@@ -45,7 +45,7 @@ _TRIPLES = "|".join(letter * 3 for letter in "bcdefgmnoprstzl") + "|wwww"
 _SINGLE = r"[a-z0-9@$]"
 _GAP = r"[^a-z0-9@$\x01]{1,3}"
 DISGUISED = compile_linear(
-    rf"{_UNUSUAL_PAIRS}|{_TRIPLES}"
+    rf"(?i){_UNUSUAL_PAIRS}|{_TRIPLES}"
     rf"|[^a-z0-9@$'\x01]{_SINGLE}{_GAP}[a-z0-9@$!|]{_GAP}{_SINGLE}[^a-z0-9@$']"
     r"|[a-z@$][*#%&^~_\-]+[a-z@$]|[a-z][!|+\x02-\x07]+[a-z]"
 )
@@ -169,7 +169,7 @@ _VOWELS = frozenset("aeiouy")
 # Signs that join words far oftener than they hide a letter: they hide vowels only.
 _JOINING = frozenset("-_&")
 _HIDING = frozenset("*#%^~") | _JOINING
-MAX_CENSORED = 200
+MAX_CENSORED = 80
 MAX_CENSORED_LETTERS = 40
 
 

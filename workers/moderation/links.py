@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from workers.moderation.batch import Joined
 from workers.moderation.domains import registrable, top_level_domains
 from workers.moderation.linear import compile_linear
+from workers.moderation.normalise import fold
 from workers.moderation.skeleton import skeleton
 from workers.moderation.wordsets import words
 
 # More links than this in one message are not looked at one by one; the message is suspicious for it.
 MAX_LINKS = 50
+# Nor are more pieces with a dot in them than this, links or not: the rest counts as links.
+MAX_LOOKED_AT = 300
 MAX_HOST = 253
 
 # Bare top-level domains that file names end in far oftener than links do.
@@ -66,11 +69,11 @@ class Link:
 def find_links(folded: str) -> Iterator[Link]:
     """Yield the links of a text, at most one more than `MAX_LINKS`."""
     count = 0
-    for match in _LINK.finditer(folded):
+    for looked_at, match in enumerate(_LINK.finditer(folded)):
         link = _with_scheme(match) if match[1] else _bare(match, folded)
-        if link is None:
+        if link is None and looked_at < MAX_LOOKED_AT:
             continue
-        yield link
+        yield link or Link(match.start(), match.end(), "", "")
         count += 1
         if count > MAX_LINKS:
             return
@@ -148,28 +151,26 @@ class LinkFinder:
         self._policy = policy
         self._brands = {skeleton(domain.partition(".")[0]).replace(" ", ""): domain for domain in policy.brands}
 
-    def suspects(self, joined: Joined) -> set[int]:
+    def suspects(self, joined: Joined) -> list[int]:
         """Return the messages that may hold a link."""
-        return {joined.message(match.start()) for match in _INTEREST.finditer(joined.text)}
+        return joined.messages_with(_INTEREST)
 
     def find(self, folded: str, original: str) -> list[tuple[Link, str]]:
         """Return the suspicious links of a message, each with its flag."""
         links = list(find_links(folded))
-        found = [(link, flag) for link in links if (flag := self._flag(link, original))]
+        disguised = {} if original.isascii() or not links else _disguised_hosts(original)
+        found = [(link, flag) for link in links if (flag := self._flag(link, disguised))]
         limit = min(self._policy.max_links or MAX_LINKS, MAX_LINKS)
         if len(links) > limit:
             found += [(link, "too_many") for link in links[limit:]]
         return found
 
-    def _flag(self, link: Link, original: str) -> str:
+    def _flag(self, link: Link, disguised: dict[str, str]) -> str:
         policy = self._policy
         if "user_info" in policy.flag and link.user and "." in link.user:
             return "user_info"
-        # Unfolded: folding has made a Cyrillic letter of the host a Latin one.
-        if {"mixed_script", "look_alike"} & policy.flag and not original.isascii():
-            disguised = _disguised(link.host, original)
-            if disguised:
-                return disguised if disguised in policy.flag else "look_alike"
+        if link.host in disguised and {"mixed_script", "look_alike"} & policy.flag:
+            return disguised[link.host] if disguised[link.host] in policy.flag else "look_alike"
         if link.domain in policy.allow or link.domain in policy.brands:
             return ""
         for flag in FLAGS:
@@ -242,16 +243,13 @@ def _mixed(host: str) -> bool:
 _ORIGINAL_HOST = re.compile(r"[^\W_](?:[\w\-]*[^\W_])?(?:[.。][^\W_](?:[\w\-]*[^\W_])?)+")
 
 
-def _disguised(host: str, original: str) -> str:
-    """Say how a host that is ASCII once folded was written in other letters, if it was."""
-    from workers.moderation.normalise import fold  # late: only for texts that are not ASCII
-
+def _disguised_hosts(original: str) -> dict[str, str]:
+    """Return the hosts that are ASCII only once folded, and how they were written: in which letters."""
+    hosts: dict[str, str] = {}
     for count, match in enumerate(_ORIGINAL_HOST.finditer(original)):
-        if count > MAX_LINKS:
+        if count > MAX_LOOKED_AT:
             break
         typed = match[0].lower()
-        if not typed.isascii() and fold(typed).lower() == host:
-            scripts = {_script(char) for char in typed} - {""}
-            if scripts != {"LATIN"}:
-                return "mixed_script" if _mixed(typed) else "look_alike"
-    return ""
+        if not typed.isascii() and {_script(char) for char in typed} - {"", "LATIN"}:
+            hosts[fold(typed).lower()] = "mixed_script" if _mixed(typed) else "look_alike"
+    return hosts

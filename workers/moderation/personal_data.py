@@ -29,6 +29,9 @@ class Category(StrEnum):
 _ENDINGS = frozenset({Category.CARD, Category.IBAN, Category.PHONE})
 
 
+MAX_PIECES = 200
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """One piece of personal data in a folded text."""
@@ -67,18 +70,24 @@ class PersonalData:
         if Category.PHONE in categories:
             load_plans()
 
-    def suspects(self, joined: Joined) -> set[int]:
+    def suspects(self, joined: Joined) -> list[int]:
         """Return the messages that may hold personal data."""
-        return {joined.message(match.start()) for match in _INTEREST.finditer(joined.text)}
+        return joined.messages_with(_INTEREST)
 
     def find(self, folded: str) -> list[Found]:
-        """Return the personal data of one message; of two that overlap, the kind found first."""
+        """Return the personal data of one message; of two that overlap, the kind found first.
+
+        A message with more than `MAX_PIECES` is one piece of personal data: a list of customers.
+        """
         found: list[Found] = []
         taken = bytearray(len(folded))
         for start, end, category in self._places(folded):
-            if not any(taken[start:end]):
-                taken[start:end] = bytes([1]) * (end - start)
-                found.append(Found(start, end, category, self._shown(category, folded[start:end])))
+            if 1 in taken[start:end]:
+                continue
+            if len(found) == MAX_PIECES:
+                return [Found(0, len(folded), category, "[personal data]")]
+            taken[start:end] = bytes([1]) * (end - start)
+            found.append(Found(start, end, category, self._shown(category, folded[start:end])))
         return found
 
     def _places(self, folded: str) -> Iterator[tuple[int, int, Category]]:

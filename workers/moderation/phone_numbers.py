@@ -45,9 +45,11 @@ _NANP = frozenset({"US", "CA", "PR", "DO", "JM", "BS", "TT"})
 _NANP_SHAPES = ((3, 3, 4), (10,), (1, 3, 3, 4), (11,), (3, 7), (1, 10), (6, 4), (1, 3, 7), (3, 3, 2, 2))
 # Regions in which a national number is written with a 0 before it; without one it is not one.
 _WITH_TRUNK = words("GB DE FR NL BE AT CH SE FI IE AU NZ JP KR ZA IN TR UA RO BG HR RS SI SK ID MY TH IL EG")
+_NANP_FIRST = frozenset(shape[0] for shape in _NANP_SHAPES) | frozenset(range(16, 32))  # 16 on: spelled out
+_PLUS = frozenset({"+", "("})
 _MOST_GROUPS = 8
-# So many single digits in a row are one number that was spelled out.
-_SPELLED = 5
+# Five or more single digits in a row are one number that was spelled out.
+_GROUP_OR_SPELLED = re.compile(r"(?<![0-9])[0-9](?:[ .\-/()]{1,3}[0-9](?![0-9])){4,}|[0-9]+")
 
 
 def load_plans() -> None:
@@ -70,7 +72,7 @@ def find_phones(text: str, regions: tuple[str, ...]) -> Iterator[Place]:
     for run in _RUN.finditer(blanked):
         if run.end() - run.start() < _DIGITS[0]:
             continue
-        groups = _groups(run[0], run.start())
+        groups = _groups(blanked, *run.span())
         first = 0
         while first < len(groups):
             last = 0
@@ -84,19 +86,9 @@ def find_phones(text: str, regions: tuple[str, ...]) -> Iterator[Place]:
             first = last or first + 1
 
 
-def _groups(run: str, offset: int) -> list[Place]:
-    """Return where the groups of digits of *run* stand; digits spelled out one by one are one group."""
-    groups: list[Place] = []
-    singles = 0
-    for match in _GROUP.finditer(run):
-        start, end = match.start() + offset, match.end() + offset
-        singles = singles + 1 if end - start == 1 else 0
-        groups.append((start, end))
-        if singles == _SPELLED:
-            groups[-_SPELLED:] = [(groups[-_SPELLED][0], end)]
-        elif singles > _SPELLED:
-            groups[-2:] = [(groups[-2][0], end)]
-    return groups
+def _groups(text: str, start: int, end: int) -> list[Place]:
+    """Return where groups of digits stand between *start* and *end*; digits spelled out are one group."""
+    return [group.span() for group in _GROUP_OR_SPELLED.finditer(text, start, end)]
 
 
 def _with_prefix(text: str, start: int, floor: int) -> int:
@@ -116,8 +108,15 @@ def _readings(
 
     Each is one past its last group, its digits, and the region whose number it would be.
     """
-    start = groups[first][0]
+    start, end = groups[first]
     head = text[start : start + 2]
+    if (
+        head[0] != "0"
+        and text[start - 1 : start] not in _PLUS
+        and end - start not in _NANP_FIRST
+        and not _any_start(regions)
+    ):
+        return
     if text[max(0, start - 2) : start].rstrip("(").endswith("+"):
         yield from ((last, "+" + digits, None) for last, digits in _stretches(text, groups, first))
         return
@@ -131,6 +130,12 @@ def _readings(
         elif head[0] == "0" or (region not in _WITH_TRUNK and groups[first : first + 2] != groups[first : first + 1]):
             for last, digits in _stretches(text, groups, first):
                 yield last, digits, region
+
+
+@lru_cache(maxsize=64)
+def _any_start(regions: tuple[str, ...]) -> bool:
+    """Say whether a number of *regions* may begin with any digit."""
+    return any(region not in _NANP and region not in _WITH_TRUNK for region in regions)
 
 
 def _stretches(text: str, groups: list[Place], first: int) -> Iterator[tuple[int, str]]:
@@ -150,7 +155,7 @@ def _nanp(text: str, groups: list[Place], first: int, region: str) -> Iterator[t
     places = groups[first : first + 4]
     sizes = tuple(end - start for start, end in places)
     for shape in _NANP_SHAPES:
-        if sizes[: len(shape)] != shape and not (len(shape) == 1 and sizes[0] > 15):
+        if sizes[: len(shape)] != shape and not (shape == (10,) and sizes[0] > 15):
             continue
         digits = _digits(text, groups, first, first + len(shape))
         ten = digits[1:] if len(digits) == 11 and digits[0] == "1" else digits

@@ -130,7 +130,7 @@ class LinksScanner(Scanner):
 
     def scan(self, batch: Batch, memory: FloodMemory) -> Iterator[tuple[int, Finding]]:
         for joined in batch.joined:
-            for message in sorted(self.finder.suspects(joined)):
+            for message in self.finder.suspects(joined):
                 candidate = batch.candidates[message]
                 found = self.finder.find(batch.folded[message], candidate.text)
                 if not found or not in_scope(self.rule.scope, candidate):
@@ -149,7 +149,7 @@ class PersonalDataScanner(Scanner):
 
     def scan(self, batch: Batch, memory: FloodMemory) -> Iterator[tuple[int, Finding]]:
         for joined in batch.joined:
-            for message in sorted(self.finder.suspects(joined)):
+            for message in self.finder.suspects(joined):
                 found = self.finder.find(batch.folded[message])
                 if not found or not in_scope(self.rule.scope, batch.candidates[message]):
                     continue

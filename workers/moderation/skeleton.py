@@ -36,6 +36,8 @@ PLAIN_TABLE = _table({})
 LEET_TABLE = _table(LEET_DIGITS | LEET_SIGNS)
 LOOSE_TABLE = _table(LEET_DIGITS | LEET_SIGNS | LOOSE)
 
+_LEET = re.compile("[0-9@$!|+\x02-\x07]")
+
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 _DOUBLED = re.compile(r"(.)\1+")
 
@@ -48,6 +50,11 @@ def skeleton(word: str) -> str:
 def squeeze(word: str) -> str:
     """Return *word* with every run of one letter cut to one."""
     return _DOUBLED.sub(r"\1", word)
+
+
+def has_leet(folded: str) -> bool:
+    """Say whether *folded* reads differently when digits and signs are letters."""
+    return not folded.isascii() or _LEET.search(folded) is not None
 
 
 def plain_joined(text: str) -> str:
@@ -95,12 +102,11 @@ class View:
 
 
 def _view(text: str) -> View:
-    words: list[str] = []
-    spans: list[tuple[int, int]] = []
-    for match in _WORD.finditer(text):
-        words.append(match[0].replace("'", ""))
-        spans.append(match.span())
-    return View(words, spans, words)
+    matches = list(_WORD.finditer(text))
+    words = [match[0] for match in matches]
+    if "'" in text:
+        words = [word.replace("'", "") for word in words]
+    return View(words, [match.span() for match in matches], words)
 
 
 def plain_view(folded: str) -> View:
@@ -114,9 +120,12 @@ def leet_view(folded: str) -> View:
     return _view(folded.translate(LEET_TABLE if folded.isascii() else LOOSE_TABLE))
 
 
-def squeezed_view(view: View) -> View:
-    """Return *view* searched with every run of one letter cut to one."""
-    return View(view.words, view.spans, [squeeze(word) for word in view.words])
+def squeezed_view(view: View) -> View | None:
+    """Return *view* searched with every run of one letter cut to one; None if it has no run."""
+    text = squeeze(view.text)
+    if text == view.text:
+        return None
+    return View(view.words, view.spans, text[1:-1].split(" "))
 
 
 def spelled_view(view: View) -> View:

@@ -18,6 +18,7 @@ from workers.moderation.batch import Joined
 from workers.moderation.disguise import DISGUISED, Pattern, Reading, Sighting, Wildcards
 from workers.moderation.skeleton import (
     View,
+    has_leet,
     leet_view,
     plain_view,
     skeleton,
@@ -32,8 +33,8 @@ from workers.moderation.wordlist import Term
 MAX_EXPANDED_TERMS = 5_000
 # Memory of a full automaton is affordable up to here; it is a third faster than the compact one.
 MAX_DFA_PATTERNS = 60_000
-# A message with more hits than this is not looked at more closely: the rest count as genuine.
-MAX_VERIFIED = 200
+MAX_HITS = 60
+MAX_LOOKED_AT = 150
 MAX_SPELLED_LETTERS = 200
 
 
@@ -45,6 +46,37 @@ class FoundTerm:
     end: int
     owner: int
     term: Term
+
+
+class _Search:
+    """What was found so far in one message, and how much was looked at."""
+
+    __slots__ = ("_looked_at", "folded", "found", "original", "overflow")
+
+    def __init__(self, folded: str, original: str) -> None:
+        self.folded = folded
+        self.original = original
+        self.found: dict[tuple[int, int, int], FoundTerm] = {}
+        self.overflow: dict[int, Term] = {}
+        self._looked_at = 0
+
+    @property
+    def full(self) -> bool:
+        return len(self.found) >= MAX_HITS or self._looked_at >= MAX_LOOKED_AT
+
+    def look(self, sighting: Sighting, pattern: Pattern) -> None:
+        """Note *pattern* if it is what was seen; what is noted already is not looked at again."""
+        if (*sighting.span, pattern.owner) in self.found:
+            return
+        if self.full:
+            self.overflow[pattern.owner] = pattern.term
+            return
+        self._looked_at += 1
+        if sighting.shows(pattern):
+            self.add(sighting.span, pattern)
+
+    def add(self, span: tuple[int, int], pattern: Pattern) -> None:
+        self.found.setdefault((*span, pattern.owner), FoundTerm(*span, pattern.owner, pattern.term))
 
 
 class TermIndex:
@@ -89,39 +121,50 @@ class TermIndex:
             hits = self._search.find_matches_as_indexes(view, overlapping=True)
             if hits:
                 found |= joined.messages_of_view(view, (start for _, start, _ in hits))
-        found.update(joined.message(match.start()) for match in DISGUISED.finditer(joined.lower))
+        found.update(joined.messages_with(DISGUISED))
         return found
 
     def find(self, folded: str, original: str) -> list[FoundTerm]:
-        """Return the terms in *folded*, the folding of *original*, that are meant as such."""
-        plain = plain_view(folded)
-        leet = leet_view(folded)
-        found = dict.fromkeys(self._find_in(plain, Reading.PLAIN, folded, original))
-        for view in _leet_shapes(leet):
-            found |= dict.fromkeys(self._find_in(view, Reading.LEET, folded, original))
-        found |= dict.fromkeys(self._find_spelled(spelled_view(leet), folded, original))
-        for start, end, pattern in self._wildcards.find(folded):
-            found[FoundTerm(start, end, pattern.owner, pattern.term)] = None
-        return self._without_allowed(list(found), plain)
+        """Return the terms in *folded*, the folding of *original*, that are meant as such.
 
-    def _find_in(self, view: View, reading: Reading, folded: str, original: str) -> Iterator[FoundTerm]:
+        In a message with more than `MAX_HITS`, or with more to look at than `MAX_LOOKED_AT`, the whole
+        text is the hit, of every rule that has terms in it: work stays bounded, nothing slips through.
+        """
+        search = _Search(folded, original)
+        leet = leet_view(folded)
+        plain = plain_view(folded) if has_leet(folded) else leet
+        self._find_in(plain, Reading.PLAIN if plain is not leet else Reading.LEET, search)
+        if plain is not leet:
+            self._find_in(leet, Reading.LEET, search)
+        squeezed = squeezed_view(leet)
+        if squeezed is not None:
+            self._find_in(squeezed, Reading.LEET, search)
+        self._find_spelled(spelled_view(leet), search)
+        for start, end, pattern in self._wildcards.find(folded):
+            search.add((start, end), pattern)
+        if search.overflow:
+            return [FoundTerm(0, len(folded), owner, term) for owner, term in search.overflow.items()]
+        return self._without_allowed(list(search.found.values()), plain)
+
+    def _find_in(self, view: View, reading: Reading, search: _Search) -> None:
         matches = self._search.find_matches_as_indexes(view.text, overlapping=True)
-        for count, (number, start, end) in enumerate(matches):
+        for number, start, end in matches:
+            patterns = self._patterns[self._texts[number]]
+            if search.full:
+                search.overflow.update((pattern.owner, pattern.term) for pattern in patterns)
+                continue
             first, last = view.words_at(start, end)
             span = view.spans[first][0], view.spans[last - 1][1]
-            sighting = Sighting(view.words[first:last], folded, span, original, reading)
-            for pattern in self._patterns[self._texts[number]]:
-                if count >= MAX_VERIFIED or sighting.shows(pattern):
-                    yield FoundTerm(*span, pattern.owner, pattern.term)
+            sighting = Sighting(view.words[first:last], search.folded, span, search.original, reading)
+            for pattern in patterns:
+                search.look(sighting, pattern)
 
-    def _find_spelled(self, view: View, folded: str, original: str) -> Iterator[FoundTerm]:
+    def _find_spelled(self, view: View, search: _Search) -> None:
         for word, span in zip(view.words, view.spans, strict=True):
-            sighting = Sighting([word], folded, span, original, Reading.SPELLED)
-            short = word[:MAX_SPELLED_LETTERS]
-            for part in _parts(short) | _parts(squeeze(short)):
+            sighting = Sighting([word], search.folded, span, search.original, Reading.SPELLED)
+            for part in _parts(word[:MAX_SPELLED_LETTERS]):
                 for pattern in self._patterns.get(f" {part} ", ()) or self._patterns.get(f" {part}", ()):
-                    if sighting.shows(pattern):
-                        yield FoundTerm(*span, pattern.owner, pattern.term)
+                    search.look(sighting, pattern)
 
     def _without_allowed(self, found: list[FoundTerm], plain: View) -> list[FoundTerm]:
         if not found or not self._allowed_texts:
@@ -138,7 +181,7 @@ class TermIndex:
             for hit in found
             if not any(
                 start <= hit.start and hit.end <= end and hit.owner in owners
-                for start, end, owners in innocent[:MAX_VERIFIED]
+                for start, end, owners in innocent[:MAX_LOOKED_AT]
             )
         ]
 
@@ -174,16 +217,9 @@ def _broken(word: str) -> Iterator[str]:
             yield " ".join(word[a:b] for a, b in pairwise(edges))
 
 
-def _leet_shapes(leet: View) -> Iterator[View]:
-    yield leet
-    squeezed = squeezed_view(leet)
-    if squeezed.shapes != leet.shapes:
-        yield squeezed
-
-
 def _parts(word: str) -> set[str]:
-    """Return every stretch of 3 to 14 letters of a word that was spelled out."""
-    longest = {word} if len(word) <= 14 else set()
-    return longest | {
-        word[at : at + size] for at in range(len(word)) for size in range(4, 15) if at + size <= len(word)
-    }
+    """Return the stretches of a word that was spelled out in which a term may lie, also squeezed."""
+    parts = {word} if len(word) <= 14 else set()
+    for text in {word, squeeze(word)}:
+        parts |= {text[at : at + size] for at in range(len(text)) for size in range(4, 15) if at + size <= len(text)}
+    return parts
