@@ -167,6 +167,8 @@ def server(peer: str, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], i
                 "TICKETWIRE_AUTH": "off",
                 "INGEST_HOST": "127.0.0.1",
                 "INGEST_PORT": str(port),
+                "INGEST_ADMIN_HOST": "127.0.0.1",
+                "INGEST_ADMIN_PORT": "0",
                 "INGEST_INTERNAL_HOST": "127.0.0.1",
                 "INGEST_INTERNAL_PORT": str(internal),
                 "INGEST_MAX_BACKLOG": "10000000",  # nobody works the backlog off here

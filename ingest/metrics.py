@@ -18,3 +18,4 @@ BACKLOG = Gauge("ingest_backlog_entries", "Entries accepted and not yet settled,
 BACKLOG_MAX = Gauge("ingest_backlog_entries_max", "Entries accepted and not yet settled, fullest partition")
 MEMORY = Gauge("ingest_redis_memory_ratio", "Used share of maxmemory, fullest Redis server; 0 without a limit")
 CLOSED = Gauge("ingest_closed_partitions", "Partitions whose messages are refused for backlog or memory")
+DEAD_LETTERS = Gauge("ingest_dead_letters", "Dead letters of a partition, looked at every few seconds", ["partition"])

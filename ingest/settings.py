@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Self
+import re
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ticketwire.settings import SharedSettings
+
+
+def _admin_key(value: SecretStr) -> SecretStr:
+    if not re.fullmatch("[!-~]{16,256}", value.get_secret_value()):
+        raise ValueError("must have 16 to 256 visible ASCII characters")
+    return value
+
+
+AdminKey = Annotated[SecretStr, AfterValidator(_admin_key)]
 
 
 class IngestSettings(BaseSettings):
@@ -16,8 +26,14 @@ class IngestSettings(BaseSettings):
     shared: SharedSettings = Field(default_factory=SharedSettings)
     host: str = Field(default="0.0.0.0", description="address on which messages are taken")
     port: int = Field(default=8000, ge=0, le=65_535, description="port on which messages are taken; 0 is a free one")
-    admin_port: int = Field(
-        default=9000, ge=0, le=65_535, description="port of the admin API; nothing is opened there before it exists"
+    admin_host: str = Field(default="0.0.0.0", description="address of the admin API")
+    admin_port: int = Field(default=9000, ge=0, le=65_535, description="port of the admin API; 0 is a free one")
+    admin_key: AdminKey | None = Field(
+        default=None,
+        description="bearer key of the admin API, 16 to 256 visible ASCII characters; without one it answers 403",
+    )
+    dead_letter_days: float = Field(
+        default=30.0, gt=0.0, le=3_650.0, description="days after which a dead letter leaves Redis; PostgreSQL keeps it"
     )
     internal_host: str = Field(default="0.0.0.0", description="address of /livez, /readyz and /metrics")
     internal_port: int = Field(default=9090, ge=0, le=65_535, description="port of /livez, /readyz and /metrics")

@@ -95,7 +95,11 @@ class LetterArchive:
         """Store copies; those stored before stay as they are. Returns, by letter, what some were sent as earlier."""
         async with self._database.transaction() as connection:
             await connection.executemany(_KEEP, [_row(copy) for copy in copies])
-            records = await connection.fetch(_REPLAYED, *_keys([(c.partition, c.letter_id) for c in copies]))
+        return await self.earlier(copies)
+
+    async def earlier(self, copies: Sequence[LetterCopy]) -> dict[tuple[int, MessageId], str]:
+        """Return, by letter, what some were sent as earlier, though they lie in Redis: it was restored since."""
+        records = await self._database.fetch(_REPLAYED, *_keys([(c.partition, c.letter_id) for c in copies]))
         return {_key(record): record["replayed_as"] for record in records}
 
     async def purging(self, copies: Sequence[LetterCopy], actor: str, why: str) -> None:

@@ -164,10 +164,11 @@ class DeadLetters:
         )
         return [_sent(reply) if reply else None for reply in replies]
 
-    async def remove(self, partition: int, ids: Sequence[str]) -> int:
-        """Remove letters; return how many of them were there."""
+    async def remove(self, partition: int, ids: Sequence[str]) -> set[str]:
+        """Remove letters; return those that were there until now."""
         dead = self._bus.keys.dead(partition)
-        return int(await self._bus.command(dead, "XDEL", dead, *ids)) if ids else 0
+        replies = await self._bus.call(dead, *(("XDEL", dead, one) for one in ids)) if ids else []
+        return {one for one, reply in zip(ids, replies, strict=True) if checked(reply)}
 
     async def unrecorded(self, partition: int) -> dict[str, Sent]:
         """Return what was sent and not yet forgotten, by letter id: what a process that died left behind."""

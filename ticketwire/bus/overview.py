@@ -105,3 +105,30 @@ async def workers(bus: Bus) -> tuple[int, list[tuple[str, int]]]:
 
 
 _WORKERS = ("ZRANGE", names.WORKERS, 0, -1, "WITHSCORES")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where Redis has a message, at one moment."""
+
+    on_stream: bool  # accepted and not yet settled
+    deliveries: int  # how often it was handed to a worker and is still in hand; 0 when it is not
+    read_at_ms: int | None  # the last time, while it is in hand
+    in_log: bool
+
+
+async def place(bus: Bus, ticket: str, message_id: MessageId) -> Place:
+    """Look for a message of *ticket* on its ingest stream and in its log."""
+    stream, log, at = bus.keys.ingest(bus.keys.partition_of(ticket)), bus.keys.log(ticket), str(message_id)
+    replies = await bus.call(
+        stream,
+        ("XRANGE", stream, at, at),
+        ("XPENDING", stream, names.GROUP, at, at, 1),
+        ("TIME",),
+    )
+    (entries, pending, time), shown = replies, await bus.command(log, "XRANGE", log, at, at)
+    fields = checked(entries)[0][1] if checked(entries) else []
+    ours = dict(zip(fields[::2], fields[1::2], strict=True)).get("ticket_id") == ticket
+    held = _unless_missing(pending, []) if ours else []
+    now = int(checked(time)[0]) * 1000 + int(time[1]) // 1000
+    return Place(ours, held[0][3] if held else 0, now - held[0][2] if held else None, bool(shown))

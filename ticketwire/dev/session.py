@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,8 @@ class Session:
             auth=os.environ.get("TICKETWIRE_AUTH") or "off",
             drain_seconds=os.environ.get("TICKETWIRE_DRAIN_SECONDS") or _DRAIN_SECONDS,
         )
+        # A new one for each run, unless the user has one; `ticketwire admin` finds it in dev.json.
+        self._admin_key = os.environ.get("INGEST_ADMIN_KEY") or secrets.token_urlsafe(24)
         self._file = options.data_dir / "dev.json"
 
     async def run(self) -> int:
@@ -141,8 +144,9 @@ class Session:
             "TICKETWIRE_DATABASE_URL": self._database_url,
             "PYTHONUNBUFFERED": "1",
         }
+        admin = {"INGEST_ADMIN_HOST": host, "INGEST_ADMIN_PORT": ports.admin, "INGEST_ADMIN_KEY": self._admin_key}
         for tier, public in (
-            ("ingest", {"INGEST_PORT": ports.ingest, "INGEST_ADMIN_PORT": ports.admin}),
+            ("ingest", {"INGEST_PORT": ports.ingest, **admin}),
             ("delivery", {"DELIVERY_PORT": ports.delivery}),
         ):
             own = {f"{tier}_HOST": host, f"{tier}_INTERNAL_HOST": host, f"{tier}_INTERNAL_PORT": internal[tier]}
@@ -242,12 +246,13 @@ class Session:
                 "worker_internal": list(ports.worker_internal),
                 **{server.name: server.port for server in self._servers},
             },
+            "admin_key": self._admin_key,
             "redis_url": self._redis_url,
             "database_url": self._database_url,
             "pids": pids,
         }
         beside = self._file.with_suffix(".tmp")
-        beside.touch(mode=0o600)  # the database's password is in it
+        beside.touch(mode=0o600)  # the admin key and the database's password are in it
         beside.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         beside.replace(self._file)
 
@@ -261,6 +266,7 @@ Ticketwire is ready. Ctrl-C stops everything.
   send        http://{at}:{ports.ingest}/chat/send
   receive     ws://{at}:{ports.delivery}/?ticket_id=12345
   Redis       {self._redis_url}
+  admin       ticketwire admin partitions
   all of it   {self._file}
 
   curl -X POST http://{at}:{ports.ingest}/chat/send -d ticket_id=12345 -d sender_id=1 -d "message=Hello"
