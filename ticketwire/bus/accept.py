@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from redis.exceptions import ResponseError
 
+from schemas.message_id import MessageId
 from ticketwire.bus.bus import Bus
 from ticketwire.bus.connection import Argument, Command
 from ticketwire.errors import Rejected, SettingsError, TicketwireError, Unavailable
@@ -107,3 +108,13 @@ def _understood(answer: str) -> str | TicketwireError:
     if answer[0] == "-":
         return Unavailable(f"Redis refused this message alone: {answer[1:]}")
     return answer
+
+
+async def is_pending(bus: Bus, ticket: str, message_id: MessageId) -> bool:
+    """Say whether a message of *ticket* is accepted and not yet settled. Raises Unavailable."""
+    stream, at = bus.keys.ingest(bus.keys.partition_of(ticket)), str(message_id)
+    found = await bus.command(stream, "XRANGE", stream, at, at)
+    if not found:
+        return False
+    fields = found[0][1]
+    return dict(zip(fields[::2], fields[1::2], strict=True)).get("ticket_id") == ticket
