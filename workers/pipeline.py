@@ -134,7 +134,9 @@ class Pipeline:
         if stored.outcome is Outcome.DUPLICATE:
             detail = f"message {stored.duplicate_of} of this ticket and sender has the same client_message_id"
             return self.bury(_as_moderated(decoded, row), Rejected("duplicate", detail), "archive", now_ms)
-        if row.status not in _SHOWN or row.message_id != decoded.id:  # another id: its log took it under that one
+        if row.status not in _SHOWN:
+            return Settlement(entry.id, "none", fate=row.status)
+        if stored.outcome is Outcome.REPEAT and row.message_id != decoded.id:  # its log took it under another id
             return Settlement(entry.id, "none", fate=row.status)
         return show(row.to_confirmed(), row.status)
 
