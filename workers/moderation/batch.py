@@ -21,6 +21,8 @@ from workers.moderation.verdict import Candidate
 
 # No folded text holds U+0001, and no pattern does, so nothing is found across two messages.
 SEPARATOR = " \x01 "
+# For the expressions of a policy, which may look at the beginning and end of a line.
+LINES = "\n\x01\n"
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -29,10 +31,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Joined:
     """Some messages of a batch as one text."""
 
-    def __init__(self, messages: Sequence[int], texts: Sequence[str]) -> None:
+    def __init__(self, messages: Sequence[int], texts: Sequence[str], separator: str = SEPARATOR) -> None:
         self.messages = messages
         self._texts = texts
-        self.text = f" {SEPARATOR.join(texts)} "
+        self.text = f"{separator[-1]}{separator.join(texts)}{separator[0]}"
 
     @cached_property
     def plain(self) -> str:
@@ -42,22 +44,27 @@ class Joined:
     def leet(self) -> str:
         return leet_joined(self.text)
 
-    @cached_property
-    def _starts(self) -> list[int]:
-        return list(accumulate((len(text) + len(SEPARATOR) for text in self._texts), initial=1))
-
     def messages_with(self, pattern: re2._Regexp) -> list[int]:
         """Return the messages in which *pattern* matches; it looks for one match in each, not for all."""
+        encoded, starts = self._encoded
         found: list[int] = []
-        match = pattern.search(self.text)
+        match = pattern.search(encoded)
         while match is not None:
             # A match may begin with the space before its message.
-            place = bisect_right(self._starts, match.start() + 1) - 1
+            place = bisect_right(starts, match.start() + 1) - 1
             found.append(self.messages[place])
             if place + 1 >= len(self.messages):
                 break
-            match = pattern.search(self.text, self._starts[place + 1] - 1)
+            match = pattern.search(encoded, starts[place + 1] - 1)
         return found
+
+    @cached_property
+    def _encoded(self) -> tuple[bytes, list[int]]:
+        """The text as re2 wants it, which would encode it for each search, and where messages start in it."""
+        encoded = self.text.encode()
+        ascii_only = len(encoded) == len(self.text)
+        sizes = [len(text) if ascii_only else len(text.encode()) for text in self._texts]
+        return encoded, list(accumulate((size + len(SEPARATOR) for size in sizes), initial=1))
 
     def messages_of_view(self, view: str, positions: Iterable[int]) -> set[int]:
         """Return the messages in which *positions* of `plain` or `leet` lie."""
@@ -87,10 +94,14 @@ class Batch:
         return [Joined(group, [self.folded[message] for message in group]) for group in groups if group]
 
     @cached_property
-    def joined_originals(self) -> list[Joined]:
-        """The texts as they were typed, for patterns that are to see accents and signs."""
+    def folded_lines(self) -> Joined:
+        return Joined(range(len(self.texts)), self.folded, LINES)
+
+    @cached_property
+    def original_lines(self) -> Joined:
+        """The texts as they were typed, for expressions that are to see accents and signs."""
         everyone = range(len(self.texts))
-        return [Joined(everyone, [self.searchable(message) for message in everyone])]
+        return Joined(everyone, [self.searchable(message) for message in everyone], LINES)
 
     def searchable(self, message: int) -> str:
         """Return the original text in a form that has UTF-8, of the same length."""

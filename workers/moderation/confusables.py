@@ -10,7 +10,7 @@ from __future__ import annotations
 
 # Letters of other scripts that a reader takes for the Latin letter, alone or in a word.
 _STRICT = {
-    "a": "аɑα",  # Cyrillic a, Latin alpha, Greek alpha
+    "a": "аɑαᴀ",  # Cyrillic a, Latin alpha, Greek alpha
     "b": "вβьʙƅɓƀ",
     "c": "сϲᴄⅽƈȼ",
     "d": "ԁɗđᴅɖ",
@@ -23,7 +23,7 @@ _STRICT = {
     "k": "кκᴋƙқҝ",
     "l": "ʟłɫƚⅼ",
     "m": "мᴍⅿɱ",
-    "n": "ηɴոŋɲƞ",
+    "n": "ηɴոŋɲƞᴎ",
     "o": "оοσօᴏøɵө",
     "p": "рρᴘƥ",
     "q": "ԛգɋ",

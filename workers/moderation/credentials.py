@@ -29,11 +29,13 @@ _KEYS = compile_linear(
 )
 _NAMED = compile_linear(
     r"(?i)\b(?:pass(?:word|wd|code|phrase)?|pwd|api[ _\-]?key|secret(?:[ _\-]?key)?|access[ _\-]?(?:key|token)"
-    r"|auth[ _\-]?token|client[ _\-]?secret|bearer|token)(?:\s*[:=]\s*|\s+is\s*:?\s+|\s+)[\"'`]?([^\s\"'`<>\[\]]{6,})"
+    r"|auth[ _\-]?token|client[ _\-]?secret|bearer|token)(?:\s*[:=]\s*|\s+is\s*:?\s+|\s+)[\"'`]?([^\s\"'`<>\[\]]{6,})",
+    groups=True,
 )
-_URL_PASSWORD = compile_linear(r"(?i)\b[a-z][a-z0-9+.\-]*://[^\s/:@]*:([^\s/@]+)@")
+_URL_PASSWORD = compile_linear(r"(?i)\b[a-z][a-z0-9+.\-]*://[^\s/:@]*:([^\s/@]+)@", groups=True)
 _CARD_CODE = compile_linear(
-    r"(?i)\b(?:cvv2?|cvc2?|cid|csc|security code)(?:\s*(?:code|number|no|is|was|:|=|-))*\s*([0-9]{3,4})\b"
+    r"(?i)\b(?:cvv2?|cvc2?|cid|csc|security code)(?:\s*(?:code|number|no|is|was|:|=|-))*\s*([0-9]{3,4})\b",
+    groups=True,
 )
 # What makes `password is …` worth a closer look, cheap enough for every message.
 CUES = r"(?i)pass(?:word|wd|code|phrase)|pwd|api[ _\-]?key|secret|token|bearer|cvv|cvc|security code"

@@ -47,6 +47,7 @@ _GAP = r"[^a-z0-9@$\x01]{1,3}"
 DISGUISED = compile_linear(
     rf"(?i){_UNUSUAL_PAIRS}|{_TRIPLES}"
     rf"|[^a-z0-9@$'\x01]{_SINGLE}{_GAP}[a-z0-9@$!|]{_GAP}{_SINGLE}[^a-z0-9@$']"
+    r"|[a-z](?:00|11|33|44|55|77|@@|\$\$)"
     r"|[a-z@$][*#%&^~_\-]+[a-z@$]|[a-z][!|+\x02-\x07]+[a-z]"
 )
 
@@ -91,7 +92,7 @@ class Sighting:
             return False
         if not _runs_fit("".join(self.words), pattern.letters, term.open_start or spelled, term.open_end or spelled):
             return False
-        if not _enough_letters(typed, size, self.original):
+        if not _enough_letters(typed, term.text, size, self.original):
             return False
         if size <= 3 and not _spelled_exactly(typed, term.text.lower()):
             return False
@@ -132,13 +133,12 @@ def _runs_fit(word: str, letters: str, open_start: bool, open_end: bool) -> bool
     return False
 
 
-def _enough_letters(typed: str, size: int, original: str) -> bool:
+def _enough_letters(typed: str, text: str, size: int, original: str) -> bool:
     """Say whether enough of the term was typed in letters: `A55` and `455` are model numbers."""
-    letters = sum(char.isalpha() for char in typed)
     digits = sum(min(len(list(run)), 2) for char, run in groupby(typed) if char in LEET_DIGITS)
-    if not letters or digits > (1 if size <= 3 else 2 if size <= 5 else size - 2):
+    if digits > (1 if size <= 3 else 2 if size <= 5 else size - 2) or not any(map(str.isalpha, typed)):
         return False
-    if not typed.isascii() and any(char in LOOSE for char in typed):
+    if not typed.isascii() and any(char in LOOSE and char not in text for char in typed):
         return any(char.isascii() and char.isalpha() for char in original)
     return True
 

@@ -20,8 +20,11 @@ _DOT = r"\s*(?:\(\s*dot\s*\)|\[\s*dot\s*\]|\{\s*dot\s*\}|<\s*dot\s*>"
 _DOT += r"|\(\s*\.\s*\)|\[\s*\.\s*\]|_dot_|-dot-|\s(?:dot|punkt|punto|point)\s)\s*"
 _LOCAL = r"([A-Za-z0-9_+\-]+(?:(?:\.|" + _DOT + r")[A-Za-z0-9_+\-]+){0,3})"
 _LABELS = r"((?:[A-Za-z0-9\-]+(?:%s))+)([A-Za-z]{2,})"
-_BRACKETED = compile_linear("(?i)" + _LOCAL + _AT + _LABELS % (r"\s?\.\s?|" + _DOT))
-_SPOKEN = compile_linear("(?i)" + _LOCAL + r"(?:\s+(?:at|arroba|chez)\s+|\s?@\s?)" + _LABELS % (_DOT + r"|\."))
+_BRACKETED = compile_linear("(?i)" + _LOCAL + _AT + _LABELS % (r"\s?\.\s?|" + _DOT), groups=True)
+_SPOKEN = compile_linear(
+    "(?i)" + _LOCAL + r"(?:\s+(?:at|arroba|chez)\s+|\s?@\s?)" + _LABELS % (_DOT + r"|\."), groups=True
+)
+_BRACKETED_AT = compile_linear(_AT)
 # Words before `at` that are no mailbox: `look at example dot com`.
 _NO_MAILBOX = words(
     """
@@ -40,23 +43,24 @@ def find_emails(text: str) -> Iterator[Place]:
     """Yield where e-mail addresses stand."""
     if "@" in text:
         for match in _PLAIN.finditer(text):
-            place = _plain(match[0], match.start(), match[1], match[2], text)
+            place = _plain(match[0], match.start(), text)
             if place:
                 yield place
     lower = text.lower()
-    if "at" in lower or "(a)" in lower or "[a]" in lower or "@" in lower or "arroba" in lower:
+    if _BRACKETED_AT.search(lower):
         for match in _BRACKETED.finditer(text):
             if match[3].lower() in top_level_domains():
                 yield match.span()
-        if "dot" in lower or "punkt" in lower or "punto" in lower or "point" in lower:
-            for match in _SPOKEN.finditer(text):
-                if _spoken(match[0].lower(), match[1].lower(), match[3].lower()):
-                    yield match.span()
+    if any(dot in lower for dot in ("dot", "punkt", "punto", "point")):
+        for match in _SPOKEN.finditer(text):
+            if _spoken(match[0].lower(), match[1].lower(), match[3].lower()):
+                yield match.span()
 
 
-def _plain(found: str, start: int, labels: str, top: str, text: str) -> Place | None:
+def _plain(found: str, start: int, text: str) -> Place | None:
     """Return where the address stands in what was found, which may reach too far on either side."""
-    local, _, _rest = found.partition("@")
+    local, _, host = found.partition("@")
+    labels, _, top = (part.strip() for part in host.rpartition("."))
     spaced_dots = any(char.isspace() for char in labels)
     end = start + len(found)
     if top.lower() not in top_level_domains():

@@ -65,7 +65,8 @@ _WORDS = {
     ),
 }
 LANGUAGES = frozenset(_WORDS)
-_TOKEN = re.compile(r"[^\W\d_]+")
+# Single letters are what is left of words that were taken apart.
+_TOKEN = re.compile(r"[^\W\d_]{2,}")
 # So many frequent words of one language, and twice as many as of the language asked about, make it clear.
 _CLEAR = 2
 _MAX_TOKENS = 200

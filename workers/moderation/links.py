@@ -21,7 +21,7 @@ from workers.moderation.wordsets import words
 # More links than this in one message are not looked at one by one; the message is suspicious for it.
 MAX_LINKS = 50
 # Nor are more pieces with a dot in them than this, links or not: the rest counts as links.
-MAX_LOOKED_AT = 300
+MAX_LOOKED_AT = 150
 MAX_HOST = 253
 
 # Bare top-level domains that file names end in far oftener than links do.
@@ -38,12 +38,15 @@ _FILE_ENDINGS = words(
 _BELIEVED = words("ai app cc dev do id im in io is it la ml my no page pro sc st to tv us work xyz")
 _SCHEME = r"(?i:h(?:tt|xx)ps?|ftp)\s?(?::|\[:\])\s?//"
 _DOT = r"(?:\.|\[\.\]|\(\.\)|\{\.\}|\[dot\]|\(dot\))"
-_LETTER = r"A-Za-z\x{80}-\x{10FFFF}"
+_LETTER = "A-Za-z\u0080-\U0010ffff"
 # Matches `-a` too, so that one label is one loop; a label is not checked further, its ending is.
 _HOST = rf"[{_LETTER}0-9][{_LETTER}0-9_\-]*"
-_LINK = compile_linear(
-    rf"({_SCHEME})(?:([^\s/@]+)@)?((?:{_HOST}{_DOT})*{_HOST}|\[[0-9a-fA-F:.]+\])\.?(?::([0-9]+))?([/?#][^\s<>\"]*)?"
-    rf"|({_HOST}(?:{_DOT}{_HOST})*{_DOT}(?:[{_LETTER}][{_LETTER}]+|xn--[A-Za-z0-9\-]+))(?::[0-9]+\b)?(/[^\s<>\"]*)?"
+_NAME = rf"{_HOST}(?:{_DOT}{_HOST})*{_DOT}(?:[{_LETTER}][{_LETTER}]+|xn--[A-Za-z0-9\-]+)"
+_FOUND = compile_linear(rf"{_SCHEME}[^\s<>\"]+|{_NAME}(?::[0-9]+\b)?(?:/[^\s<>\"]*)?")
+# What was found is taken apart by `re`, whose groups are cheap; it never sees more than this of it.
+_MAX_PIECE = 400
+_URL = re.compile(
+    rf"{_SCHEME}(?:(?P<user>[^\s/@]+)@)?(?P<host>[^\s/?#:@\[\]()]+(?:{_DOT}[^\s/?#:@\[\]()]+)*|\[[0-9a-fA-F:.]+\])"
 )
 _INTEREST = compile_linear(
     rf"://|\[:\]//|[{_LETTER}0-9](?:\.|\[\.\]|\(\.\)|\[dot\]|\(dot\))[{_LETTER}][{_LETTER}]|xn--"
@@ -69,8 +72,10 @@ class Link:
 def find_links(folded: str) -> Iterator[Link]:
     """Yield the links of a text, at most one more than `MAX_LINKS`."""
     count = 0
-    for looked_at, match in enumerate(_LINK.finditer(folded)):
-        link = _with_scheme(match) if match[1] else _bare(match, folded)
+    for looked_at, match in enumerate(_FOUND.finditer(folded)):
+        piece = match[0][:_MAX_PIECE]
+        url = _URL.match(piece)
+        link = _with_scheme(url, *match.span()) if url else _bare(piece, folded, *match.span())
         if link is None and looked_at < MAX_LOOKED_AT:
             continue
         yield link or Link(match.start(), match.end(), "", "")
@@ -79,27 +84,27 @@ def find_links(folded: str) -> Iterator[Link]:
             return
 
 
-def _with_scheme(match: re.Match[str]) -> Link | None:
-    host = _DOTS.sub(".", match[3]).lower()[:MAX_HOST]
-    return Link(match.start(), match.end(), host, _registered(host) or host, match[2] or "")
+def _with_scheme(url: re.Match[str], start: int, end: int) -> Link:
+    host = _DOTS.sub(".", url["host"]).lower().strip(".")[:MAX_HOST]
+    return Link(start, end, host, registrable(host) or host, url["user"] or "")
 
 
-def _bare(match: re.Match[str], folded: str) -> Link | None:
+def _bare(piece: str, folded: str, start: int, end: int) -> Link | None:
     """Return a link without scheme: only where the last label is a top-level domain and no file ending."""
-    host = _DOTS.sub(".", match[6]).lower()[:MAX_HOST]
-    start = match.start()
     if start and folded[start - 1] in "@/\\._-":
         return None  # an e-mail address, or a piece of a path
+    typed = _DOTS.sub(".", piece.partition("/")[0].partition(":")[0])
+    host = typed.lower()[:MAX_HOST]
     top = host.rpartition(".")[2]
     if top not in top_level_domains() and not top.startswith("xn--"):
         return None
-    plain = not match[7] and not host.startswith("www.")
-    if plain and folded[match.end() : match.end() + 1] in ("(", "@", "_"):
+    plain = "/" not in piece and not host.startswith("www.")
+    if plain and folded[end : end + 1] in ("(", "@", "_"):
         return None  # `session.name(`: code
-    if plain and host.count(".") == 1 and _no_domain(match[6], top):
+    if plain and host.count(".") == 1 and _no_domain(typed, top):
         return None
-    domain = _registered(host)
-    return Link(start, match.end(), host, domain, bare=True) if domain else None
+    domain = registrable(host)
+    return Link(start, end, host, domain, bare=True) if domain else None
 
 
 def _no_domain(typed: str, top: str) -> bool:
@@ -111,10 +116,6 @@ def _no_domain(typed: str, top: str) -> bool:
         return True
     # `Thanks.It works`, `done.So`: a sentence ends here.
     return typed_top[:1].isupper() and not typed_top.isupper() and not label.isupper()
-
-
-def _registered(host: str) -> str:
-    return registrable(host.strip("."))
 
 
 @dataclass(frozen=True, slots=True)

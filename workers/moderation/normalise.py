@@ -28,6 +28,7 @@ _INVISIBLE_CATEGORIES = frozenset({"Mn", "Me", "Cf", "Cs", "Co", "Cn"})
 _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800\u17b4\u17b5\u034f")
 _KEPT_CONTROLS = frozenset("\t\n\r\x0b\x0c\x85")
 _OVERRIDE = re.compile("\u202e([^\u202c\n]*)")
+_PLAIN_OR_NOT = re.compile(r"([\t\n\r -~]+)|[^\t\n\r -~]+")
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 
 
@@ -159,12 +160,16 @@ class Origin:
 
 def _starts_of(text: str) -> list[int]:
     starts: list[int] = []
-    for index, char in enumerate(text):
-        width = len(_TABLE[ord(char)])
-        if width == 1:
-            starts.append(index)
-        elif width:
-            starts.extend([index] * width)
+    for run in _PLAIN_OR_NOT.finditer(text):
+        if run[1]:  # these fold to themselves
+            starts.extend(range(*run.span()))
+            continue
+        for index, char in enumerate(run[0], run.start()):
+            width = len(_TABLE[ord(char)])
+            if width == 1:
+                starts.append(index)
+            elif width:
+                starts.extend([index] * width)
     for match in _OVERRIDE.finditer(text):
         starts.append(match.start())  # the space that `fold` puts before it
         for index in range(match.end() - 1, match.start(), -1):

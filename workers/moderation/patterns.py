@@ -50,22 +50,19 @@ class PatternSet:
         self._ignore_case = ignore_case
 
     @cached_property
-    def _any(self) -> re2._Regexp | None:
-        """All expressions as one, to find out quickly that none matches; None if re2 finds it too large.
+    def anywhere(self) -> re2._Regexp | None:
+        """All expressions as one, to search many messages as the lines of one text.
 
-        Expressions that look at the ends of a text cannot be asked about a joined text.
+        Finds every message that has a match, and perhaps more. None if that cannot be told: for
+        expressions about the ends of a text that lines do not have, or when re2 finds it too large.
         """
-        if any(mark in source for source in self._sources for mark in ("^", "$", r"\A", r"\z")):
+        if any(mark in source for source in self._sources for mark in (r"\A", r"\z", "(?-")):
             return None
         joined = "|".join(f"(?:{source})" for source in self._sources)
         try:
-            return compile_linear(f"(?i){joined}" if self._ignore_case else joined)
+            return compile_linear(f"(?im){joined}" if self._ignore_case else f"(?m){joined}")
         except re2.error:
             return None
-
-    def may_match(self, joined: str) -> bool:
-        """Say whether any message of a joined text may have a match."""
-        return self._any is None or self._any.search(joined) is not None
 
     def find(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield where an expression matches in one message."""

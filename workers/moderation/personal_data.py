@@ -29,7 +29,8 @@ class Category(StrEnum):
 _ENDINGS = frozenset({Category.CARD, Category.IBAN, Category.PHONE})
 
 
-MAX_PIECES = 200
+MAX_PIECES = 100
+_WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ _INTEREST = compile_linear(
     r"|@|(?i:[(\[{<*_\-]\s*at\s*[)\]}>*_\-]|\s(?:at|chez)\s[^\x01]*?(?:dot|punkt|punto|point)|[(\[]\s*a\s*[)\]]|arroba)"
     r"|\b[A-Za-z]{2} ?[0-9]{2} ?[A-Za-z0-9]{4}|[A-Za-z]{6}[0-9]{2}[A-Za-z][0-9]{2}[A-Za-z]"
     r"|\b[A-Za-z]{2} ?[0-9]{2} ?[0-9]{2}|\b[XYZxyz][- ]?[0-9]{7}"
-    r"|[A-Za-z0-9_\-]{20}|://|BEGIN|xox|[rsp]k_|" + f"(?:{CUES})"
+    r"|[A-Za-z0-9_\-]{20}|BEGIN|xox|[rsp]k_|" + f"(?:{CUES})"
 )
 
 
@@ -94,17 +95,18 @@ class PersonalData:
         wanted = self._categories
         if Category.SECRET in wanted:
             yield from ((*place, Category.SECRET) for place in find_keys(folded))
-        digits = any(char.isdigit() for char in folded)
-        if digits and Category.CARD in wanted:
+        digits = len(folded) - len(folded.translate(_WITHOUT_DIGITS))
+        if digits >= 14 and Category.CARD in wanted:
             yield from ((*place, Category.CARD) for place in find_cards(folded))
+        if digits >= 3 and Category.CARD in wanted:
             yield from ((*place, Category.CARD) for place in find_card_codes(folded))
-        if digits and Category.IBAN in wanted:
+        if digits >= 4 and Category.IBAN in wanted:
             yield from ((*place, Category.IBAN) for place in find_ibans(folded))
-        if digits and Category.ID in wanted:
+        if digits >= 6 and Category.ID in wanted:
             yield from ((*place, Category.ID) for place in find_national_ids(folded, self._national_ids))
         if Category.EMAIL in wanted:
             yield from ((*place, Category.EMAIL) for place in find_emails(folded))
-        if digits and Category.PHONE in wanted:
+        if digits >= 7 and Category.PHONE in wanted:
             yield from ((*place, Category.PHONE) for place in find_phones(folded, self._regions))
 
     def _shown(self, category: Category, found: str) -> str:

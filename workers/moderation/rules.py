@@ -103,16 +103,13 @@ class PatternsScanner(Scanner):
     patterns: PatternSet
 
     def scan(self, batch: Batch, memory: FloodMemory) -> Iterator[tuple[int, Finding]]:
-        groups = batch.joined if self.rule.normalised else batch.joined_originals
-        for joined in groups:
-            if not self.patterns.may_match(joined.text):
-                continue
-            for message in joined.messages:
-                # A lone surrogate has no UTF-8 form, which re2 searches.
-                text = batch.folded[message] if self.rule.normalised else batch.searchable(message)
-                places = list(self.patterns.find(text))
-                if places and in_scope(self.rule.scope, batch.candidates[message]):
-                    yield self.number, self._finding(batch, message, places)
+        lines = batch.folded_lines if self.rule.normalised else batch.original_lines
+        anywhere = self.patterns.anywhere
+        for message in lines.messages if anywhere is None else lines.messages_with(anywhere):
+            text = batch.folded[message] if self.rule.normalised else batch.searchable(message)
+            places = list(self.patterns.find(text))
+            if places and in_scope(self.rule.scope, batch.candidates[message]):
+                yield self.number, self._finding(batch, message, places)
 
     def _finding(self, batch: Batch, message: int, places: list[tuple[int, int]]) -> Finding:
         spans = []

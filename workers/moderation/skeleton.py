@@ -38,6 +38,7 @@ LOOSE_TABLE = _table(LEET_DIGITS | LEET_SIGNS | LOOSE)
 
 _LEET = re.compile("[0-9@$!|+\x02-\x07]")
 
+_WIDEST_GAP = 4
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 _DOUBLED = re.compile(r"(.)\1+")
 
@@ -128,25 +129,34 @@ def squeezed_view(view: View) -> View | None:
     return View(view.words, view.spans, text[1:-1].split(" "))
 
 
-def spelled_view(view: View) -> View:
-    """Return only the words of *view* that were s p e l l e d out, each put together.
+def spelled_view(view: View) -> tuple[View, list[int]]:
+    """Return *view* with words that were s p e l l e d out put together, and which words those are.
 
     A gap wider than the first one ends a word: people who space out letters space words wider.
     """
     words: list[str] = []
     spans: list[tuple[int, int]] = []
-    letters: list[str] = []
-    start = end = gap = 0
-    for word, span in zip([*view.words, ""], [*view.spans, (0, 0)], strict=True):
-        here = span[0] - end
-        if len(word) == 1 and letters and 0 < here <= (gap or 4) and here <= 4:
-            letters.append(word)
+    joined: list[int] = []
+    first, gap = 0, 0  # of the single letters in hand: how many words lie before them, and their gap
+    for word, span in zip(view.words, view.spans, strict=True):
+        single = len(word) == 1
+        here = span[0] - spans[-1][1] if spans else 0
+        if not single or (len(words) > first and here > (gap or _WIDEST_GAP)):
+            _join(words, spans, first, joined)
+            first, gap = len(words), 0
+        elif len(words) > first:
             gap = gap or here
-            end = span[1]
-            continue
-        if len(letters) >= 3:
-            words.append("".join(letters))
-            spans.append((start, end))
-        letters = [word] if len(word) == 1 else []
-        (start, end), gap = span, 0
-    return View(words, spans, words)
+        words.append(word)
+        spans.append(span)
+        if not single:
+            first = len(words)
+    _join(words, spans, first, joined)
+    return View(words, spans, words), joined
+
+
+def _join(words: list[str], spans: list[tuple[int, int]], first: int, joined: list[int]) -> None:
+    """Make one word of those from *first* on, if there are at least three."""
+    if len(words) - first >= 3:
+        words[first:] = ["".join(words[first:])]
+        spans[first:] = [(spans[first][0], spans[-1][1])]
+        joined.append(first)

@@ -33,8 +33,8 @@ from workers.moderation.wordlist import Term
 MAX_EXPANDED_TERMS = 5_000
 # Memory of a full automaton is affordable up to here; it is a third faster than the compact one.
 MAX_DFA_PATTERNS = 60_000
-MAX_HITS = 60
-MAX_LOOKED_AT = 150
+MAX_HITS = 40
+MAX_LOOKED_AT = 100
 MAX_SPELLED_LETTERS = 200
 
 
@@ -139,7 +139,9 @@ class TermIndex:
         squeezed = squeezed_view(leet)
         if squeezed is not None:
             self._find_in(squeezed, Reading.LEET, search)
-        self._find_spelled(spelled_view(leet), search)
+        self._find_spelled(leet, search)
+        if plain is not leet:
+            self._find_spelled(plain, search)
         for start, end, pattern in self._wildcards.find(folded):
             search.add((start, end), pattern)
         if search.overflow:
@@ -160,9 +162,14 @@ class TermIndex:
                 search.look(sighting, pattern)
 
     def _find_spelled(self, view: View, search: _Search) -> None:
-        for word, span in zip(view.words, view.spans, strict=True):
+        spelled, joined = spelled_view(view)
+        if not joined:
+            return
+        self._find_in(spelled, Reading.SPELLED, search)
+        for place in joined:
+            word, span = spelled.words[place][:MAX_SPELLED_LETTERS], spelled.spans[place]
             sighting = Sighting([word], search.folded, span, search.original, Reading.SPELLED)
-            for part in _parts(word[:MAX_SPELLED_LETTERS]):
+            for part in _parts(word):
                 for pattern in self._patterns.get(f" {part} ", ()) or self._patterns.get(f" {part}", ()):
                     search.look(sighting, pattern)
 

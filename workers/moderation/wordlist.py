@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from workers.moderation.normalise import fold
 from workers.moderation.skeleton import skeleton
 
 MAX_TERM_CHARACTERS = 100
@@ -49,7 +50,7 @@ def parse_terms(content: str) -> list[Term]:
 
 
 def _parse_term(entry: str, language: str, number: int) -> Term:
-    text = entry.removesuffix("(name)").strip()
+    text = fold(entry.removesuffix("(name)").strip())
     term = Term(text.strip("*").strip(), text.startswith("*"), text.endswith("*"), entry.endswith("(name)"), language)
     if not skeleton(term.text):
         raise TermError(number, f"{entry!r} has no letter to look for")
