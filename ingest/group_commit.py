@@ -61,7 +61,7 @@ class GroupCommit:
         *,
         lanes: int,
         deadline_s: float,
-        group_messages: int = 500,
+        group_messages: int = 128,
         group_bytes: int = 1_048_576,
         max_waiting: int = 10_000,
         max_waiting_bytes: int = 67_108_864,

@@ -56,7 +56,13 @@ class IngestSettings(BaseSettings):
     deadline_ms: int = Field(
         default=5_000, ge=10, le=600_000, description="how long a message is tried before its sender gets 503"
     )
-    group_messages: int = Field(default=500, ge=1, le=500, description="most messages in one Redis call")
+    group_messages: int = Field(
+        default=128,
+        ge=1,
+        le=500,
+        description="most messages in one Redis call: enough to share its cost, few enough that the next call is made "
+        "ready while Redis works on this one",
+    )
     group_bytes: int = Field(default=1_048_576, ge=1, le=67_108_864, description="about the largest Redis call")
     max_waiting: int = Field(
         default=10_000, ge=1, le=1_000_000, description="most messages waiting for Redis; further ones get 503"

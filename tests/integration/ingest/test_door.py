@@ -43,13 +43,13 @@ async def _is(node: Node, wanted: int) -> bool:
 async def test_the_door_closes_before_redis_is_full(start_node: StartNode, own_redis: EmbeddedRedis) -> None:
     """Everyone gets 503 while used memory is over the mark, and 200 when there is room again."""
     node = await start_node(own_redis.url)
-    used = (await node.redis.info("memory"))["used_memory"]
-    await node.redis.config_set("maxmemory", int(used / 0.9))
+    await node.redis.config_set("maxmemory", 100_000_000)
+    await node.redis.setrange("filler", 90_000_000, "x")
     await until(lambda: _is(node, 503))
     refused = await node.send(ticket=OTHER)
     assert refused.json()["code"] == "backlog"
     assert "of its memory in use, 85% may be" in refused.json()["error"]
-    await node.redis.config_set("maxmemory", used * 10)
+    await node.redis.delete("filler")
     await until(lambda: _is(node, 200))
 
 
