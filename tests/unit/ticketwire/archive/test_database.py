@@ -49,7 +49,7 @@ from ticketwire.errors import Rejected, Unavailable
         (asyncpg.UniqueViolationError(), Rejected),
         (asyncpg.ProgramLimitExceededError(), Rejected),
         (asyncpg.PostgresSyntaxError(), type(None)),
-        (asyncpg.InternalClientError(), type(None)),
+        (asyncpg.InternalClientError(), Unavailable),
         (KeyError("x"), type(None)),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else value.__name__,
