@@ -132,7 +132,12 @@ class GroupCommit:
                 lane.wake.clear()
 
     def _gather(self, lane: _Lane) -> list[_Member]:
-        group: list[_Member] = []
+        if len(lane.waiting) == self._waiting <= self._group_messages and self._waiting_bytes <= self._group_bytes:
+            group = [member for member in lane.waiting if not member.future.done()]  # all of them: the usual case
+            lane.waiting.clear()
+            self._waiting = self._waiting_bytes = 0
+            return group
+        group = []
         size = 0
         while lane.waiting and len(group) < self._group_messages:
             member = lane.waiting[0]
@@ -175,10 +180,11 @@ class GroupCommit:
                     member.future.set_exception(failure)
         else:
             for member, answer in zip(group, answers, strict=True):
-                if isinstance(answer, TicketwireError):
+                if isinstance(answer, str):
+                    if not member.future.done():
+                        member.future.set_result(answer)
+                else:
                     _fail(member, answer)
-                elif not member.future.done():
-                    member.future.set_result(answer)
 
     async def _retry(self, first: Unavailable, token: str, offers: list[Offer]) -> list[str | TicketwireError]:
         """Try again under the same batch key, so that nothing doubles, until it works or the caller's timeout."""
