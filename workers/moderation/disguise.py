@@ -86,7 +86,7 @@ class Sighting:
         term, size = pattern.term, len(pattern.letters)
         typed = self.folded[start:end].lower()
         spelled = self.reading is Reading.SPELLED
-        if not spelled and len(self.words) > pattern.words and _all_common(typed):
+        if not spelled and len(self.words) > pattern.words and not _broken_on_purpose(typed):
             return False
         if self.reading is Reading.PLAIN and _inside_code(self.folded, start, end, size):
             return False
@@ -99,8 +99,12 @@ class Sighting:
         return not (term.name and _is_name(self.folded, start, end))
 
 
-def _all_common(typed: str) -> bool:
-    return all(word in COMMON for word in re.split(r"[^a-z]+", typed) if word)
+def _broken_on_purpose(typed: str) -> bool:
+    """Say whether pieces of a word lie apart that are no words or numbers of their own."""
+    pieces = re.split(r"[^\w@$]+", typed)
+    if any(piece.isdigit() for piece in pieces):
+        return False
+    return not all(piece in COMMON for piece in re.split(r"[^a-z]+", typed) if piece)
 
 
 def _inside_code(folded: str, start: int, end: int, size: int) -> bool:

@@ -11,9 +11,7 @@ from workers.moderation.wordsets import words
 Place = tuple[int, int]
 
 # RFC 5321 lengths; re2, because a local part is searched for at every character.
-_PLAIN = compile_linear(
-    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~\-]+\s?@\s?((?:[A-Za-z0-9\-]+\s?\.\s?)+)([A-Za-z][A-Za-z0-9\-]+)"
-)
+_PLAIN = compile_linear(r"[A-Za-z0-9.!#$%&'+^_~\-]+\s?@\s?((?:[A-Za-z0-9\-]+\s?\.\s?)+)([A-Za-z][A-Za-z0-9\-]+)")
 _AT = r"\s*(?:\(\s*at\s*\)|\[\s*at\s*\]|\{\s*at\s*\}|<\s*at\s*>"
 _AT += r"|\(\s*a\s*\)|\[\s*a\s*\]|\(\s*@\s*\)|\[\s*@\s*\]|_at_|-at-|\*at\*)\s*"
 _DOT = r"\s*(?:\(\s*dot\s*\)|\[\s*dot\s*\]|\{\s*dot\s*\}|<\s*dot\s*>"
@@ -76,7 +74,7 @@ def _plain(found: str, start: int, text: str) -> Place | None:
         return None
     if name == "git" and text[end : end + 1] == ":":
         return None
-    begin = start + len(name) - len(name.lstrip("'`\"*=?|/(.!&{"))
+    begin = start + len(name) - len(name.lstrip("'.!&#-"))
     return begin, end
 
 

@@ -20,6 +20,8 @@ Place = tuple[int, int]
 # list of numbers does not get through by being long.
 MAX_CHECKS = 60
 _DIGITS = range(7, 16)
+# `030 123456`: shorter national numbers cannot be told from other numbers.
+_FEWEST_NATIONAL = 9
 
 _RUN = re.compile(
     r"(?<![A-Za-z0-9])(?<![A-Za-z0-9][._])[+(]{0,2}[0-9](?:[ .\-/()]{0,3}[0-9])+(?![A-Za-z0-9]|[._-][A-Za-z])"
@@ -129,7 +131,15 @@ def _readings(
             yield from _nanp(text, groups, first, region)
         elif head[0] == "0" or (region not in _WITH_TRUNK and groups[first : first + 2] != groups[first : first + 1]):
             for last, digits in _stretches(text, groups, first):
-                yield last, digits, region
+                if len(digits) >= _FEWEST_NATIONAL and _stands_alone(text, groups, first, last):
+                    yield last, digits, region
+
+
+def _stands_alone(text: str, groups: list[Place], first: int, last: int) -> bool:
+    """Say whether groups that look like a number are no piece of a longer one, as in `4111 0111 2222 3333`."""
+    if first and text[groups[first - 1][1] : groups[first][0]].strip() != "/":
+        return False
+    return last == len(groups) or text[groups[last][0]] == "0" or "(" in text[groups[last - 1][1] : groups[last][0]]
 
 
 @lru_cache(maxsize=64)

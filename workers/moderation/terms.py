@@ -110,7 +110,8 @@ class TermIndex:
             shapes.update(plain + plain[-1] * more for more in (1, 2, 3, 4))
         if expand and pattern.words == 1:
             shapes.update(_doubled(plain))
-            shapes.update(_broken(plain))
+            for shape in _broken(plain):  # never inside a word: `push it` holds `sh it`
+                self._patterns.setdefault(f" {shape}{'' if term.open_end else ' '}", []).append(pattern)
         for shape in shapes:
             self._patterns.setdefault(_bounded(shape, term), []).append(pattern)
 
@@ -139,13 +140,15 @@ class TermIndex:
         squeezed = squeezed_view(leet)
         if squeezed is not None:
             self._find_in(squeezed, Reading.LEET, search)
-        self._find_spelled(leet, search)
-        if plain is not leet:
-            self._find_spelled(plain, search)
-        for start, end, pattern in self._wildcards.find(folded):
-            search.add((start, end), pattern)
-        if search.overflow:
-            return [FoundTerm(0, len(folded), owner, term) for owner, term in search.overflow.items()]
+        if not search.full:
+            self._find_spelled(leet, search)
+            if plain is not leet:
+                self._find_spelled(plain, search)
+            for start, end, pattern in self._wildcards.find(folded):
+                search.add((start, end), pattern)
+        if search.full:
+            owners = search.overflow | {hit.owner: hit.term for hit in search.found.values()}
+            return [FoundTerm(0, len(folded), owner, term) for owner, term in owners.items()]
         return self._without_allowed(list(search.found.values()), plain)
 
     def _find_in(self, view: View, reading: Reading, search: _Search) -> None:
