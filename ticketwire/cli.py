@@ -59,6 +59,14 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     dev.set_defaults(func=_dev)
     if argv[:1] == ["dev"]:
         importlib.import_module("ticketwire.dev.options").add_arguments(dev)
+    admin = commands.add_parser("admin", help="look at the running system, send dead letters again")
+    admin.set_defaults(func=_admin)
+    if argv[:1] == ["admin"]:
+        importlib.import_module("ticketwire.admin.commands").add_admin_commands(admin)
+    verify = commands.add_parser("verify", help="prove that nothing was lost, doubled or reordered")
+    verify.set_defaults(func=_verify)
+    if argv[:1] == ["verify"]:
+        importlib.import_module("ticketwire.verify.command").add_arguments(verify)
     settings = commands.add_parser("settings", help="print every setting with its default and meaning")
     settings.add_argument("--markdown", action="store_true", help="as docs/settings.md")
     settings.set_defaults(func=_settings)
@@ -89,6 +97,18 @@ def _dev(arguments: argparse.Namespace) -> int:
     from ticketwire.dev.session import run_dev
 
     return run_dev(options_from(arguments))
+
+
+def _admin(arguments: argparse.Namespace) -> int:
+    from ticketwire.admin.commands import run_admin
+
+    return run_admin(arguments)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from ticketwire.verify.command import run_verify
+
+    return run_verify(arguments)
 
 
 def _settings(arguments: argparse.Namespace) -> int:

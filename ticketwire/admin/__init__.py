@@ -1,0 +1,1 @@
+"""`ticketwire admin`: the admin API from the command line."""
