@@ -240,7 +240,7 @@ def kill(lab: Lab, peer: str, messages: list[Message]) -> dict[str, float]:
         lab.put(peer, messages)
         for worker in workers:
             worker.send_signal(signal.SIGCONT)
-        while lab.logged() < len(messages) // 2:
+        while lab.backlog(peer) > len(messages) // 2:
             time.sleep(0.005)
         workers[0].kill()
         killed = time.monotonic()

@@ -31,6 +31,7 @@ _ROWS = (
     Problem("slow_request", True, 408, None, "the request's body took too long to arrive"),
     Problem("idempotency_conflict", False, 409, None, "the idempotency key was used for another message"),
     Problem("conflict", False, 409, None, "things are not as the request expects them to be"),
+    Problem("already_decided", False, 409, None, "somebody decided on it first"),
     Problem("too_large", False, 413, 1009, "the body or frame is larger than allowed"),
     Problem("unsupported_media_type", False, 415, None, "the content type is not one of those accepted"),
     Problem("invalid", False, 422, 4501, "a value breaks a rule of its field"),

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from ticketwire.archive.messages import Archive, open_archive
+from ticketwire.archive.reviews import Reviews
 from ticketwire.bus.bus import Bus, open_bus
 from ticketwire.bus.partition import Lease, Partition
 from ticketwire.errors import Unavailable
@@ -20,6 +21,7 @@ from ticketwire.telemetry.exposition import serve_internal
 from ticketwire.telemetry.health import Health
 from workers.fleet import Fleet
 from workers.moderation.allow_all import AllowAll
+from workers.moderation.service import open_moderation
 from workers.moderation.verdict import Moderator
 from workers.owner import Owner
 from workers.pipeline import Pipeline
@@ -52,8 +54,9 @@ async def serve(settings: WorkerSettings, lifecycle: Lifecycle) -> None:
             await _until_reachable("archive", archive.check_schema, health, lifecycle)
         except Stopped:
             return
+        moderation = await stack.enter_async_context(open_moderation(settings.shared.policy, Reviews(archive.database)))
         settle_gc()
-        fleet = make_fleet(bus, archive, settings)
+        fleet = make_fleet(bus, archive, settings, moderation.for_partition)
         async with asyncio.TaskGroup() as group:
             work = group.create_task(fleet.run(), name="fleet")
             reporting = group.create_task(_report(fleet, health, settings), name="report")
@@ -66,22 +69,18 @@ async def serve(settings: WorkerSettings, lifecycle: Lifecycle) -> None:
             reporting.cancel()
 
 
-def make_fleet(bus: Bus, archive: Archive, settings: WorkerSettings) -> Fleet:
-    """Build the fleet of one worker process."""
+def make_fleet(
+    bus: Bus, archive: Archive, settings: WorkerSettings, moderator: Callable[[], Moderator] = AllowAll
+) -> Fleet:
+    """Build the fleet of one worker process. *moderator* makes one for each partition it takes."""
     # Leases tell owners apart by this name, so no other process may ever have it.
     worker = f"{settings.name or socket.gethostname()}-{secrets.token_hex(4)}"
-    moderator_for = make_moderators(settings)
 
     def make_owner(partition: Partition, lease: Lease) -> Owner:
-        pipeline = Pipeline(partition.partition, archive, moderator_for(partition.partition), worker)
+        pipeline = Pipeline(partition.partition, archive, moderator(), worker)
         return Owner(partition, lease, pipeline, archive, settings)
 
     return Fleet(bus, worker, settings, make_owner)
-
-
-def make_moderators(settings: WorkerSettings) -> Callable[[int], Moderator]:
-    """Return what makes the moderator of a partition for its new owner."""
-    return lambda _partition: AllowAll()
 
 
 async def _until_reachable(name: str, action: Callable[[], object], health: Health, lifecycle: Lifecycle) -> None:

@@ -24,3 +24,6 @@ REDIS_LOST = Counter(
     "workers_redis_lost_messages",
     "Confirmed messages that Redis had lost and that were confirmed again from PostgreSQL",
 )
+VERDICTS = Counter("workers_verdicts", "Verdicts other than allow, by the deciding rule", ["action", "rule"])
+POLICY_READ = Counter("workers_policy_read", "Times the policy file was read again", ["outcome"])
+POLICY_BAD = Gauge("workers_policy_bad", "1 while the policy file is bad and an older policy is in force")

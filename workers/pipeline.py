@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from schemas.entries import NotAMessage, decode_submitted, encode_confirmed, encode_submitted
 from schemas.events import ID_PATTERN, Confirmed, Submitted, event_tail
 from schemas.message_id import MessageId
+from ticketwire.archive.audit import Decision
 from ticketwire.archive.messages import Archive
+from ticketwire.archive.reviews import Approved, Reviews
 from ticketwire.archive.rows import ArchiveRow, Outcome, Status, Stored
 from ticketwire.bus.partition import Entry, Settlement, dead_letter
 from ticketwire.errors import Rejected
 from workers import metrics
-from workers.moderation.verdict import Action, Candidate, Moderator, Verdict
+from workers.moderation.verdict import Action, Candidate, Hit, Moderator, Verdict
 from workers.retry import halves
 
 _STATUS: dict[Action, Status] = {
@@ -25,6 +27,7 @@ _STATUS: dict[Action, Status] = {
     Action.HOLD: "held",
     Action.REJECT: "rejected",
 }
+REVIEW = "review"  # the rule named in the verdict of what a person approved
 _SHOWN = ("confirmed", "masked")
 
 
@@ -44,6 +47,7 @@ class Pipeline:
         self._archive = archive
         self._moderator = moderator
         self._worker = worker
+        self._reviews = Reviews(archive.database)
 
     async def handle(self, entries: Sequence[Entry], now_ms: int) -> list[Settlement]:
         """Return the settlement of each entry, in the same order; every message of them is archived by then.
@@ -59,11 +63,54 @@ class Pipeline:
                 messages.append(Decoded(entry, self._storable(entry.id), message))
             except NotAMessage as exc:
                 settled[entry.id] = self.bury(entry, Rejected(exc.code, exc.detail), "decode", now_ms)
+        approved = await self._find_approved(messages, settled, now_ms)
+        messages = [decoded for decoded in messages if decoded.entry.id not in settled]
         if messages:
-            verdicts = await self._moderator.judge([_candidate(decoded) for decoded in messages])
+            verdicts = await self._judge(messages, approved)
             rows = [self._row(decoded, verdict) for decoded, verdict in zip(messages, verdicts, strict=True)]
-            settled |= await self._store(messages, rows, now_ms)
+            decisions = [_decision(decoded, verdict) for decoded, verdict in zip(messages, verdicts, strict=True)]
+            settled |= await self._store(messages, rows, decisions, now_ms)
+            for entry_id in approved:
+                await self._note_sent(next(d for d in messages if d.entry.id == entry_id), settled)
         return [settled[entry.id] for entry in entries]
+
+    async def _find_approved(
+        self, messages: Sequence[Decoded], settled: dict[str, Settlement], now_ms: int
+    ) -> dict[str, Approved]:
+        """Return, by entry id, what people approved of messages that were held; bury what was sent twice."""
+        again = [d for d in messages if d.message.original_id is not None]
+        keys = {d.entry.id: (d.message.ticket_id, MessageId.parse(str(d.message.original_id))) for d in again}
+        found = await self._reviews.approved([key for key in keys.values() if key[1].storable])
+        approved: dict[str, Approved] = {}
+        taken = {key: one.sent_as for key, one in found.items()}
+        for decoded in again:
+            key = keys[decoded.entry.id]
+            if key not in found:
+                continue  # a dead letter sent again: judged like any other
+            if taken[key] not in (None, decoded.entry.id):
+                error = Rejected("duplicate", f"approved message {key[1]} was sent as {taken[key]} already")
+                settled[decoded.entry.id] = self.bury(decoded.entry, error, "moderate", now_ms)
+                continue
+            taken[key] = decoded.entry.id
+            approved[decoded.entry.id] = found[key]
+        return approved
+
+    async def _judge(self, messages: Sequence[Decoded], approved: Mapping[str, Approved]) -> list[Verdict]:
+        """Ask the rules, but for what a person approved: its text is the one that was looked at."""
+        asked = [d for d in messages if d.entry.id not in approved] if approved else messages
+        verdicts = iter(await self._moderator.judge([_candidate(decoded) for decoded in asked]))
+        if not approved:
+            return list(verdicts)
+        return [
+            _approval(approved[d.entry.id], d.message.message) if d.entry.id in approved else next(verdicts)
+            for d in messages
+        ]
+
+    async def _note_sent(self, decoded: Decoded, settled: Mapping[str, Settlement]) -> None:
+        """The approved message is archived in its new place: its held row becomes a pointer to it."""
+        if settled[decoded.entry.id].kind == "log":
+            original = MessageId.parse(str(decoded.message.original_id))
+            await self._reviews.sent(decoded.message.ticket_id, original, decoded.id)
 
     async def already_shown(self, entry: Entry) -> Settlement | None:
         """Return the settlement of an entry that is archived as shown, None for any other.
@@ -112,18 +159,25 @@ class Pipeline:
         )
 
     async def _store(
-        self, messages: Sequence[Decoded], rows: Sequence[ArchiveRow], now_ms: int
+        self,
+        messages: Sequence[Decoded],
+        rows: Sequence[ArchiveRow],
+        decisions: Sequence[Decision | None],
+        now_ms: int,
     ) -> dict[str, Settlement]:
         """Archive *rows*; when PostgreSQL refuses the batch, bisect it down to the row that it refuses."""
         try:
-            stored = await self._archive.store(rows)
+            stored = await self._archive.store(rows, decisions)
         except Rejected as exc:
             if len(rows) == 1:
                 return {messages[0].entry.id: self.bury(_as_moderated(messages[0], rows[0]), exc, "archive", now_ms)}
             settled: dict[str, Settlement] = {}
-            for some, their_rows in zip(halves(messages), halves(rows), strict=True):
-                settled |= await self._store(some, their_rows, now_ms)
+            for half in zip(halves(messages), halves(rows), halves(decisions), strict=True):
+                settled |= await self._store(*half, now_ms)
             return settled
+        for decision, outcome in zip(decisions, stored, strict=True):
+            if decision is not None and outcome.outcome is Outcome.NEW:
+                metrics.VERDICTS.labels(decision.action, decision.actor).inc()
         return {
             decoded.entry.id: self._settle(decoded, outcome, now_ms)
             for decoded, outcome in zip(messages, stored, strict=True)
@@ -158,6 +212,27 @@ def count(settlements: Sequence[Settlement]) -> None:
 def _candidate(decoded: Decoded) -> Candidate:
     message = decoded.message
     return Candidate(message.ticket_id, message.sender_id, message.message, decoded.id.ms)
+
+
+def _approval(approved: Approved, text: str) -> Verdict:
+    # A reviewer saw the archived text; the one on the stream is the same unless somebody wrote there by hand.
+    return Verdict(
+        Action.ALLOW, approved.body or text, (Hit(REVIEW, 1, Action.ALLOW, f"approved by {approved.actor}"),)
+    )
+
+
+def _decision(decoded: Decoded, verdict: Verdict) -> Decision | None:
+    """What the record says about a verdict; nothing about messages that were allowed."""
+    if verdict.action is Action.ALLOW:
+        return None
+    hit = next(hit for hit in verdict.hits if hit.action is verdict.action)
+    return Decision(
+        f"{hit.rule}@{hit.version}",
+        verdict.action,
+        f"message {decoded.message.ticket_id}/{decoded.entry.id}",
+        hit.detail,
+        {"rules": [f"{hit.rule}@{hit.version}" for hit in verdict.hits], "sender": decoded.message.sender_id},
+    )
 
 
 def _as_moderated(decoded: Decoded, row: ArchiveRow) -> Entry:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from ticketwire.archive.database import Database
+from ticketwire.archive.database import Connection, Database
 
 _VERSION: Final = "ticketwire-audit-1"
 _START: Final = bytes(32)  # the hash before the first row
@@ -84,6 +84,28 @@ class ChainReport:
         return not self.broken
 
 
+async def append(connection: Connection, decisions: Sequence[Decision]) -> int:
+    """Append decisions inside the caller's transaction, so that the deed and its record stand or fall together.
+
+    Every other writer of the record waits until that transaction ends.
+    """
+    details = [json.dumps(one.detail, ensure_ascii=False, allow_nan=False) for one in decisions]
+    head = await connection.fetchrow(_HEAD, details)
+    assert head is not None  # the migration put it there, and nothing removes it
+    number, previous = head["id"], head["hash"]
+    rows: list[tuple[Any, ...]] = []
+    for one, detail in zip(decisions, head["details"] or (), strict=True):
+        number += 1
+        content = (number, head["at"], one.actor, one.action, one.subject, one.why, detail)
+        hashed = chain_hash(previous, content)
+        rows.append((*content, previous, hashed))
+        previous = hashed
+    if rows:
+        await connection.execute(_APPEND, *zip(*rows, strict=True))
+        await connection.execute(_MOVE_HEAD, number, previous)
+    return int(number)
+
+
 class Audit:
     """Append to the chain, and prove it. Raises Unavailable when PostgreSQL is out of reach."""
 
@@ -99,22 +121,8 @@ class Audit:
 
         Writers of all processes wait for each other, so many decisions belong in one call.
         """
-        details = [json.dumps(one.detail, ensure_ascii=False, allow_nan=False) for one in decisions]
         async with self._database.transaction() as connection:
-            head = await connection.fetchrow(_HEAD, details)
-            assert head is not None  # the migration put it there, and nothing removes it
-            number, previous = head["id"], head["hash"]
-            rows: list[tuple[Any, ...]] = []
-            for one, detail in zip(decisions, head["details"] or (), strict=True):
-                number += 1
-                content = (number, head["at"], one.actor, one.action, one.subject, one.why, detail)
-                hashed = chain_hash(previous, content)
-                rows.append((*content, previous, hashed))
-                previous = hashed
-            if rows:
-                await connection.execute(_APPEND, *zip(*rows, strict=True))
-                await connection.execute(_MOVE_HEAD, number, previous)
-        return int(number)
+            return await append(connection, decisions)
 
     async def page(
         self,

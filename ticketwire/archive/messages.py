@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from schemas.events import Confirmed
 from schemas.message_id import MessageId
 from ticketwire.archive import statements as sql
+from ticketwire.archive.audit import Decision, append
 from ticketwire.archive.database import Database, Record, open_database
 from ticketwire.archive.rows import ArchiveRow, FoundMessage, Outcome, Stored, lower_bound, upper_bound
 from ticketwire.errors import Rejected, Unavailable
@@ -26,20 +27,27 @@ class Archive:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    async def store(self, rows: Sequence[ArchiveRow]) -> list[Stored]:
+    async def store(self, rows: Sequence[ArchiveRow], decisions: Sequence[Decision | None] = ()) -> list[Stored]:
         """Store a batch in one transaction and say, row by row and in the same order, what became of it.
+
+        *decisions*, if given, has an element for each row: what to write into the record if the row is new.
 
         Idempotent: the same batch may be stored any number of times, by several workers at once. Raises Rejected
         when PostgreSQL refuses the batch for good, without having stored any of it: bisect to find the row.
         """
         if not rows:
             return []
-        fresh = await self.database.fetchrow(sql.STORE, *_columns(rows))
+        if any(decisions):
+            async with self.database.transaction() as connection:
+                fresh = await connection.fetchrow(sql.STORE, *_columns(rows))
+                new = _new_ids(rows, fresh)
+                await append(connection, [d for row, d in zip(rows, decisions, strict=True) if d and row[:3] in new])
+        else:
+            fresh = await self.database.fetchrow(sql.STORE, *_columns(rows))
         assert fresh is not None  # an aggregate without GROUP BY
-        count, tickets, ms, seqs = fresh
-        if count == len(rows):
+        if fresh["count"] == len(rows):
             return [Stored(Outcome.NEW, row) for row in rows]
-        return await self._settle(rows, set(zip(tickets or (), ms or (), seqs or (), strict=True)))
+        return await self._settle(rows, _new_ids(rows, fresh))
 
     async def _settle(self, rows: Sequence[ArchiveRow], fresh: set[tuple[str, int, int]]) -> list[Stored]:
         """Find out what stands where the rows that were not inserted should be; *fresh* are those that were."""
@@ -161,6 +169,15 @@ class Archive:
     async def check_schema(self) -> None:
         """Return if `ticketwire migrate` was run; see `Database.check_schema`."""
         await self.database.check_schema()
+
+
+def _new_ids(rows: Sequence[ArchiveRow], fresh: Record | None) -> set[tuple[str, int, int]]:
+    """Return the ids of the rows that were inserted, from STORE's answer."""
+    assert fresh is not None  # an aggregate without GROUP BY
+    count, tickets, ms, seqs = fresh
+    if count == len(rows):
+        return {row[:3] for row in rows}
+    return set(zip(tickets or (), ms or (), seqs or (), strict=True))
 
 
 def _columns(rows: Sequence[ArchiveRow]) -> list[Sequence[object]]:

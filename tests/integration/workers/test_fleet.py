@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
@@ -35,17 +35,6 @@ from workers.fleet import Fleet
 from workers.settings import WorkerSettings
 
 Worker = Callable[..., Awaitable[tuple[Fleet, "asyncio.Task[None]"]]]
-
-
-@pytest.fixture
-def settings(redis_url: str, postgres_url: str) -> WorkerSettings:
-    return make_settings(redis_url, postgres_url)
-
-
-@pytest.fixture
-async def core(settings: WorkerSettings) -> AsyncIterator[tuple[Bus, Archive]]:
-    async with open_all(settings) as both:
-        yield both
 
 
 async def test_messages_come_out_in_the_order_of_acceptance_and_are_archived(
