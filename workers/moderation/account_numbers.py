@@ -23,7 +23,7 @@ Place = tuple[int, int]
 
 # Digits with the separators people put between them; digits and separators have no character in
 # common, so that the search is linear.
-_RUN = re.compile(r"[0-9](?:[ \t\n.,\-_/]{0,2}[0-9])+")
+_RUN = re.compile(r"[0-9](?:[ \t\n.\-_/]{0,2}[0-9])+")
 _GROUP = re.compile(r"[0-9]+")
 _CARD_SHAPES = frozenset({(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (8, 8), (4, 4, 8), (6, 13), (4, 5, 6)})
 _CARD_DIGITS = range(14, 20)
@@ -50,6 +50,8 @@ def find_cards(text: str) -> Iterator[Place]:
             if checks > MAX_CARD_CHECKS:
                 yield start, len(text)
                 return
+            if _is_fraction(text, start, end, last - first):
+                continue
             if card_length_fits(digits) and luhn(digits) and len(set(digits)) > 1:
                 yield start, end
                 next_group = last
@@ -73,6 +75,13 @@ def _windows(groups: list[Place]) -> Iterator[Place]:
             for count in (5, 4, 3, 2):
                 if first + count <= len(sizes) and tuple(sizes[first : first + count]) in _CARD_SHAPES:
                     yield first, first + count
+
+
+def _is_fraction(text: str, start: int, end: int, groups: int) -> bool:
+    """Say whether the digits are a decimal number, or what stands behind its point."""
+    if groups == 1:
+        return text[start - 1 : start] in (".", ",") and text[start - 2 : start - 1].isdigit()
+    return groups == 2 and "." in text[start:end]
 
 
 def _touches_letter(text: str, start: int, end: int) -> bool:

@@ -29,7 +29,8 @@ _KEYS = compile_linear(
 )
 _NAMED = compile_linear(
     r"(?i)\b(?:pass(?:word|wd|code|phrase)?|pwd|api[ _\-]?key|secret(?:[ _\-]?key)?|access[ _\-]?(?:key|token)"
-    r"|auth[ _\-]?token|client[ _\-]?secret|bearer|token)(?:\s*[:=]\s*|\s+is\s*:?\s+|\s+)[\"'`]?([^\s\"'`<>\[\]]{6,})",
+    r"|auth[ _\-]?token|client[ _\-]?secret|token)(?:\s*[:=]\s*|\s+is\s*:?\s+)[\"'`]?([^\s\"'`<>\[\]]{6,})"
+    r"|\b(?:password|passwd|passcode|pwd|bearer)\s+[\"'`]?([^\s\"'`<>\[\]]{6,})",
     groups=True,
 )
 _URL_PASSWORD = compile_linear(r"(?i)\b[a-z][a-z0-9+.\-]*://[^\s/:@]*:([^\s/@]+)@", groups=True)
@@ -46,8 +47,10 @@ def find_keys(text: str) -> Iterator[Place]:
     for match in _KEYS.finditer(text):
         yield match.span()
     for match in _NAMED.finditer(text):
-        if _like_a_password(match[1].rstrip(".,;!?)")):
-            yield match.start(1), match.start(1) + len(match[1].rstrip(".,;!?)"))
+        group = 1 if match[1] else 2
+        word = match[group].rstrip(".,;!?)")
+        if _like_a_password(word):
+            yield match.start(group), match.start(group) + len(word)
     for match in _URL_PASSWORD.finditer(text):
         yield match.span(1)
 

@@ -16,7 +16,7 @@ from itertools import groupby
 
 from workers.moderation.confusables import LOOSE
 from workers.moderation.linear import compile_linear
-from workers.moderation.skeleton import LEET_DIGITS, LEET_SIGNS
+from workers.moderation.skeleton import LEET_DIGITS, LEET_SIGNS, squeeze
 from workers.moderation.wordlist import Term
 from workers.moderation.wordsets import words
 
@@ -34,6 +34,7 @@ COMMON = words(
     """
 )
 
+_ENDINGS = words("s es z ed er ers ing in ings y head heads hole holes face off you") | {""}
 # Words before a name that make it an insult.
 _INSULTING = words("a an you such total this that absolute complete fucking little big stupid your")
 
@@ -42,11 +43,11 @@ _INSULTING = words("a an you such total this that absolute complete fucking litt
 # signs inside a word. Must find every text of which one of the other views finds more than the first two.
 _UNUSUAL_PAIRS = "|".join(letter * 2 for letter in "ahijkquvxy")
 _TRIPLES = "|".join(letter * 3 for letter in "bcdefgmnoprstzl") + "|wwww"
-_SINGLE = r"[a-z0-9@$]"
-_GAP = r"[^a-z0-9@$\x01]{1,3}"
+_SINGLE = r"[a-z0-9@$\x{80}-\x{10FFFF}]"
+_GAP = r"[^a-z0-9@$\x01\x{80}-\x{10FFFF}]{1,3}"
 DISGUISED = compile_linear(
     rf"(?i){_UNUSUAL_PAIRS}|{_TRIPLES}"
-    rf"|[^a-z0-9@$'\x01]{_SINGLE}{_GAP}[a-z0-9@$!|]{_GAP}{_SINGLE}[^a-z0-9@$']"
+    rf"|[^a-z0-9@$'\x01\x{{80}}-\x{{10FFFF}}]{_SINGLE}{_GAP}[a-z0-9@$!|]{_GAP}{_SINGLE}[^a-z0-9@$'\x{{80}}-\x{{10FFFF}}]"
     r"|[a-z](?:00|11|33|44|55|77|@@|\$\$)"
     r"|[a-z@$][*#%&^~_\-]+[a-z@$]|[a-z][!|+\x02-\x07]+[a-z]"
 )
@@ -86,7 +87,7 @@ class Sighting:
         term, size = pattern.term, len(pattern.letters)
         typed = self.folded[start:end].lower()
         spelled = self.reading is Reading.SPELLED
-        if not spelled and len(self.words) > pattern.words and not _broken_on_purpose(typed):
+        if not spelled and len(self.words) > pattern.words and not _broken_on_purpose(typed, self.words, term.text):
             return False
         if self.reading is Reading.PLAIN and _inside_code(self.folded, start, end, size):
             return False
@@ -99,12 +100,20 @@ class Sighting:
         return not (term.name and _is_name(self.folded, start, end))
 
 
-def _broken_on_purpose(typed: str) -> bool:
-    """Say whether pieces of a word lie apart that are no words or numbers of their own."""
-    pieces = re.split(r"[^\w@$]+", typed)
-    if any(piece.isdigit() for piece in pieces):
+def _broken_on_purpose(typed: str, words: list[str], text: str) -> bool:
+    """Say whether *words* are pieces of the term *text* and no words of their own: `fu cking`, not `who receives`."""
+    pieces = [piece for piece in re.split(r"[^\w@$]+", typed) if piece]
+    if any(map(str.isdigit, typed)) or re.search(r"[^\W_]{2}\.\w$", typed):
+        return False  # codes, and file endings
+    text = text.lower()
+    together = squeeze("".join(pieces))
+    if not together.startswith(squeeze(text)):
+        return "@" in typed or "$" in typed
+    if together[len(squeeze(text)) :] not in _ENDINGS:
         return False
-    return not all(piece in COMMON for piece in re.split(r"[^a-z]+", typed) if piece)
+    if len(pieces) == len(words):
+        pieces[-1] = pieces[-1][: max(1, len(text) - sum(map(len, pieces[:-1])))]
+    return not all(piece in COMMON for piece in pieces)
 
 
 def _inside_code(folded: str, start: int, end: int, size: int) -> bool:

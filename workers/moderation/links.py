@@ -36,6 +36,14 @@ _FILE_ENDINGS = words(
 
 # Of those, the ones of which a domain without `www`, path or scheme is believed nevertheless.
 _BELIEVED = words("ai app cc dev do id im in io is it la ml my no page pro sc st to tv us work xyz")
+# Beside a brand's name in a domain that is not the brand's, these are there to be believed.
+_BAIT = words(
+    """
+    account accounts alert auth billing bonus check claim confirm customer delivery gift help helpdesk id info log login
+    mail notice online parcel pay payment prize protect recover recovery refund reset resolution secure security service
+    services signin support team track tracking unlock update updates validate verification verify wallet web winner
+    """
+)
 _SCHEME = r"(?i:h(?:tt|xx)ps?|ftp)\s?(?::|\[:\])\s?//"
 _DOT = r"(?:\.|\[\.\]|\(\.\)|\{\.\}|\[dot\]|\(dot\))"
 _LETTER = "A-Za-z\u0080-\U0010ffff"
@@ -101,7 +109,7 @@ def _bare(piece: str, folded: str, start: int, end: int) -> Link | None:
     plain = "/" not in piece and not host.startswith("www.")
     if plain and folded[end : end + 1] in ("(", "@", "_"):
         return None  # `session.name(`: code
-    if plain and host.count(".") == 1 and _no_domain(typed, top):
+    if plain and _no_domain(typed, top):
         return None
     domain = registrable(host)
     return Link(start, end, host, domain, bare=True) if domain else None
@@ -114,6 +122,8 @@ def _no_domain(typed: str, top: str) -> bool:
         return True
     if not any(char.isalpha() for char in label):
         return True
+    if "." in label:
+        return False
     # `Thanks.It works`, `done.So`: a sentence ends here.
     return typed_top[:1].isupper() and not typed_top.isupper() and not label.isupper()
 
@@ -194,23 +204,32 @@ class LinkFinder:
         if flag == "look_alike":
             return self._looks_like_a_brand(host, link.domain)
         if flag == "ending":
-            return host.rpartition(".")[2] in policy.suspicious_endings
+            return host.rpartition(".")[2] in policy.suspicious_endings and not _attribute(link)
         return flag == "any" or (flag == "not_allowed" and bool(policy.allow))
 
     def _looks_like_a_brand(self, host: str, domain: str) -> bool:
-        """Say whether a label is a brand's, or has one as a word, in a domain that is not the brand's."""
+        """Say whether *host* imitates a brand: misspelt, with bait beside it, or as a false domain.
+
+        `google.github.io` and `amazon.pl` do not; `g00gle.com`, `amazon-support.co` and
+        `apple.com.example.net` do.
+        """
         labels = [_decoded(label) for label in host.split(".")]
+        parts = {word for label in labels for word in label.split("-")}
         own = domain.partition(".")[0]
-        for label in labels[:-1]:
+        for place, label in enumerate(labels[:-1]):
             for word in {label, *label.split("-")}:
-                shape = skeleton(word).replace(" ", "")
-                if shape not in self._brands:
+                brand = self._brands.get(skeleton(word).replace(" ", ""))
+                if brand is None:
                     continue
-                brand = self._brands[shape].partition(".")[0]
-                # `amazon.pl` may be Amazon's own; `amaz0n.com` and `amazon-help.com` are not.
-                if word != brand or "-" in label or label != _decoded(own):
+                false_domain = label != own and labels[place + 1] == brand.partition(".")[2]
+                if word != brand.partition(".")[0] or false_domain or parts & _BAIT:
                     return True
         return False
+
+
+def _attribute(link: Link) -> bool:
+    """Say whether a link is rather code, as in `window.top`: nothing but a plain word before the ending."""
+    return link.bare and link.end - link.start == len(link.host) and link.host.partition(".")[0].isalpha()
 
 
 def _decoded(host: str) -> str:
@@ -252,5 +271,7 @@ def _disguised_hosts(original: str) -> dict[str, str]:
             break
         typed = match[0].lower()
         if not typed.isascii() and {_script(char) for char in typed} - {"", "LATIN"}:
-            hosts[fold(typed).lower()] = "mixed_script" if _mixed(typed) else "look_alike"
+            shown = fold(typed).lower()
+            if shown.isascii():
+                hosts[shown] = "mixed_script" if _mixed(typed) else "look_alike"
     return hosts

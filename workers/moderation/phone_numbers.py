@@ -24,13 +24,14 @@ _DIGITS = range(7, 16)
 _FEWEST_NATIONAL = 9
 
 _RUN = re.compile(
-    r"(?<![A-Za-z0-9])(?<![A-Za-z0-9][._])[+(]{0,2}[0-9](?:[ .\-/()]{0,3}[0-9])+(?![A-Za-z0-9]|[._-][A-Za-z])"
+    r"(?<![A-Za-z0-9/#`_])(?<![A-Za-z0-9][.-])[+(]{0,2}[0-9](?:[ .\-/()]{0,3}[0-9])+(?![A-Za-z0-9]|[._-][A-Za-z])"
 )
 _GROUP = re.compile(r"[0-9]+")
-# Dates, times, addresses of the Internet: digits that are no phone number however they are grouped.
+# Dates, times, addresses of the Internet, ZIP+4: digits that are no phone number however they are grouped.
 _OTHER = re.compile(
     r"(?<![0-9])(?:[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:19|20)[0-9]{2})(?![0-9])"
     r"|(?<![0-9.+])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9.])"
+    r"|(?<![0-9+-])(?<![0-9] )[0-9]{5}-[0-9]{4}(?![0-9-])"
     r"|(?<![0-9])[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?![0-9])"
 )
 # Words that say what a number is, when it is not a phone number.
@@ -44,7 +45,7 @@ _REFERENCE = re.compile(
 
 
 _NANP = frozenset({"US", "CA", "PR", "DO", "JM", "BS", "TT"})
-_NANP_SHAPES = ((3, 3, 4), (10,), (1, 3, 3, 4), (11,), (3, 7), (1, 10), (6, 4), (1, 3, 7), (3, 3, 2, 2))
+_NANP_SHAPES = ((3, 3, 4), (10,), (1, 3, 3, 4), (11,), (3, 7), (6, 4), (1, 3, 7), (3, 3, 2, 2))
 # Regions in which a national number is written with a 0 before it; without one it is not one.
 _WITH_TRUNK = words("GB DE FR NL BE AT CH SE FI IE AU NZ JP KR ZA IN TR UA RO BG HR RS SI SK ID MY TH IL EG")
 _NANP_FIRST = frozenset(shape[0] for shape in _NANP_SHAPES) | frozenset(range(16, 32))  # 16 on: spelled out
@@ -122,6 +123,8 @@ def _readings(
     if text[max(0, start - 2) : start].rstrip("(").endswith("+"):
         yield from ((last, "+" + digits, None) for last, digits in _stretches(text, groups, first))
         return
+    if end - start >= _DIGITS[0] and not _alone(text, groups, first):
+        return
     if _REFERENCE.search(text[max(0, start - 40) : start].lower()):
         return
     if head == "00":
@@ -135,8 +138,31 @@ def _readings(
                     yield last, digits, region
 
 
+# Before digits that nothing divides, these say that they are data, unless a phone is named as well.
+_DATA = re.compile(r"[=:*<>\[{|][ ]?$")
+_PHONE = re.compile(r"phone|tel|mobile|cell|call|text|fax|whatsapp|contact|ring|reach|number|handy|movil", re.I)
+
+
+# `1Z 999 AA1 01 2345`: a code that goes on.
+_CODE_BEFORE = re.compile(r"[A-Za-z][0-9]+[ -]$")
+_EXAMPLES = frozenset({"0123456789", "1234567890", "9876543210"})
+
+
+def _alone(text: str, groups: list[Place], first: int) -> bool:
+    """Say whether one long group may be a phone number: not a fraction, a column of numbers, or data."""
+    if len({end - start for start, end in groups}) > 1 and groups[first][1] - groups[first][0] < 16:
+        return False
+    if text[slice(*groups[first])] in _EXAMPLES:
+        return False
+    before = text[max(0, groups[first][0] - 30) : groups[first][0]]
+    return _DATA.search(before) is None or _PHONE.search(before) is not None
+
+
 def _stands_alone(text: str, groups: list[Place], first: int, last: int) -> bool:
     """Say whether groups that look like a number are no piece of a longer one, as in `4111 0111 2222 3333`."""
+    start = groups[first][0]
+    if groups[first][1] - start == 1 or _CODE_BEFORE.search(text, max(0, start - 20), start):
+        return False
     if first and text[groups[first - 1][1] : groups[first][0]].strip() != "/":
         return False
     return last == len(groups) or text[groups[last][0]] == "0" or "(" in text[groups[last - 1][1] : groups[last][0]]

@@ -14,7 +14,7 @@ from itertools import accumulate
 
 from workers.moderation.confusables import CURRENCY_LETTERS, LOOSE
 
-LEET_DIGITS = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g"}
+LEET_DIGITS = {"0": "o", "1": "i", "2": "z", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g"}
 LEET_SIGNS = {"@": "a", "$": "s", "!": "i", "|": "i", "+": "t"} | CURRENCY_LETTERS
 # Signs that end a sentence or join words far oftener than they stand for a letter:
 # they are letters only when one follows.

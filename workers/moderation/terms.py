@@ -168,7 +168,7 @@ class TermIndex:
         spelled, joined = spelled_view(view)
         if not joined:
             return
-        self._find_in(spelled, Reading.SPELLED, search)
+        self._find_in(spelled, Reading.LEET, search)
         for place in joined:
             word, span = spelled.words[place][:MAX_SPELLED_LETTERS], spelled.spans[place]
             sighting = Sighting([word], search.folded, span, search.original, Reading.SPELLED)
