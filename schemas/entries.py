@@ -67,7 +67,9 @@ def decode_submitted(fields: Sequence[str]) -> Submitted:
 def explain(exc: ValidationError) -> str:
     """Say in one sentence what is wrong with a message, never quoting its body."""
     error = exc.errors(include_url=False)[0]
-    name = str(error["loc"][0]) if error["loc"] else "entry"
+    if not error["loc"]:
+        return f"a field's name is not valid UTF-8; allowed are v, {', '.join(_RULES)}"
+    name = str(error["loc"][0])
     if error["type"] == "missing":
         return f"{name} is missing: {_RULES.get(name, '')}"
     if error["type"] == "extra_forbidden":

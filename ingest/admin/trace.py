@@ -99,10 +99,10 @@ def _status(
 ) -> str:
     if where.on_stream:
         return "pending"
+    if letter is not None:  # of a message that killed its workers the archive may have a row as well
+        return "dead"
     if row is not None:
         return row.status
-    if letter is not None:
-        return "dead"
     if replayed_as is not None:
         return "replayed"
     # A copy of a letter that is neither in Redis nor known to be sent or purged: Redis lost it.

@@ -32,21 +32,18 @@ async def test_dead_letters_from_list_to_purge(core: Core, settings: WorkerSetti
     await bury_some(core[0], 2, 2)
     async with working(core, settings):
         await drained(core[0])
-    poison = await letter_of(core[0], "T9", "hello\x1b[31m".replace("\x1b", ""))
+    poison = await letter_of(core[0], "T9", "hello")
     assert await run("dead", "list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["ID", "BURIED", "TICKET", "REASON", "STAGE", "ATTEMPTS", "ERROR"]
-    assert (
-        len({line.index(word) for line, word in zip(lines[1:], ["unknown_version"] * 4, strict=False) if word in line})
-        == 1
-    )
+    assert {line.index("unknown_version") for line in lines if "unknown_version" in line} == {lines[0].index("REASON")}
     assert len(lines) == 6
     assert await run("dead", "list", "--limit", "3", "--json") == 0
     page = json.loads(capsys.readouterr().out)
     assert (len(page["letters"]), bool(page["next_cursor"])) == (3, True)
     name = f"{core[0].keys.partition_of('T9'):02d}:{poison}"
     assert await run("dead", "show", name) == 0
-    assert "  message = hello[31m" in capsys.readouterr().out
+    assert "  message = hello" in capsys.readouterr().out
     assert await run("dead", "replay", name, "--dry-run") == 0
     assert "would_send 1" in capsys.readouterr().out
     assert await run("dead", "replay", name, "--why", "fixed", "--as", "bob") == 0

@@ -71,6 +71,7 @@ def test_an_entry_without_a_version_is_version_one() -> None:
         ({"v": "2"}, "unknown_version", "version '2'"),
         ({"ticket_id": "a:b"}, "undecodable", "ticket_id has 'a:b', allowed: 1 to 128"),
         ({"ticket_id": "a*"}, "undecodable", "ticket_id"),
+        ({"\udcff": "x"}, "undecodable", "a field's name is not valid UTF-8"),
         ({"ticket_id": "a{1}"}, "undecodable", "ticket_id"),
         ({"ticket_id": ""}, "undecodable", "ticket_id"),
         ({"sender_id": "x" * 129}, "undecodable", "129 characters"),
