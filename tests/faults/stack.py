@@ -1,0 +1,207 @@
+"""The whole product as real processes: start, wait until ready, kill, pause, start again, each by its pid.
+
+Everything ends with the harness, even when that one is killed: the kernel tells its children.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.until import scaled, until
+from ticketwire.embedded.process import die_with_parent, free_port
+
+ROOT = Path(__file__).parents[2]
+LEASE_MS = 1_000  # a fifth of the default, so that faults bite
+PARTITIONS = 8
+
+Kind = str  # "ingest", "worker" or "delivery"
+_MODULES = {"ingest": "ingest", "worker": "workers", "delivery": "delivery"}
+
+
+class Tier:
+    """One process of a tier, at the same addresses through all its restarts."""
+
+    def __init__(self, kind: Kind, name: str, environment: Mapping[str, str], folder: Path) -> None:
+        self.kind = kind
+        self.name = name
+        self.port = free_port() if kind != "worker" else 0
+        self.internal_port = free_port()
+        self.log = folder / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        prefix = kind.upper()
+        self._environment = {
+            **environment,
+            f"{prefix}_INTERNAL_HOST": "127.0.0.1",
+            f"{prefix}_INTERNAL_PORT": str(self.internal_port),
+            f"{prefix}_NAME": name,
+        }
+        if self.port:
+            self._environment |= {f"{prefix}_HOST": "127.0.0.1", f"{prefix}_PORT": str(self.port)}
+        if kind == "ingest":
+            self._environment |= {"INGEST_ADMIN_HOST": "127.0.0.1", "INGEST_ADMIN_PORT": str(free_port())}
+
+    @property
+    def url(self) -> str:
+        """Where its clients find it; without a scheme."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, f"{self.name} was not started"
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a SIGSTOP holds it."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        except FileNotFoundError:
+            return False
+
+    def start(self, **instructions: str) -> None:
+        """Start it; with *instructions* under `tests.faults.instrumented`, which follows them. From the main thread."""
+        assert not self.alive, f"{self.name} runs already"
+        module = _MODULES[self.kind]
+        argv = ["-m", "tests.faults.instrumented", module] if instructions else ["-m", module]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *argv],
+                cwd=ROOT,
+                env={**_clean_environment(), **self._environment, **instructions},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the harness
+                preexec_fn=die_with_parent(signal.SIGKILL),
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, and collect it."""
+        self.send(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
+    async def ended(self, timeout_s: float = 15.0) -> int:
+        """Wait for its end; return the exit code, negative for a signal."""
+        process = self._process
+        assert process is not None
+        await until(lambda: process.poll() is not None, timeout_s)
+        assert process.returncode is not None
+        return process.returncode
+
+    async def ready(self, timeout_s: float = 30.0) -> None:
+        """Wait until `/readyz` says so. Fails, quoting its log, when it ends instead."""
+        async with httpx.AsyncClient(timeout=2) as client:
+
+            async def is_ready() -> bool:
+                assert self.alive, f"{self.name} ended while starting: {self.last_words()}"
+                try:
+                    answer = await client.get(f"http://127.0.0.1:{self.internal_port}/readyz")
+                except httpx.TransportError:
+                    return False
+                return answer.status_code == 200
+
+            await until(is_ready, timeout_s, every_s=0.02)
+
+    async def metric(self, name: str) -> float:
+        """Read one sample of `/metrics`: *name* with its labels, as Prometheus writes it; 0 when there is none."""
+        async with httpx.AsyncClient(timeout=2) as client:
+            text = (await client.get(f"http://127.0.0.1:{self.internal_port}/metrics")).text
+        found = [line.rpartition(" ")[2] for line in text.splitlines() if line.rpartition(" ")[0] == name]
+        return float(found[0]) if found else 0.0
+
+    def last_words(self, lines: int = 5) -> str:
+        return " | ".join(self.log.read_text(errors="replace").strip().splitlines()[-lines:])
+
+    def end(self) -> None:
+        """Whatever state it is in."""
+        if self.alive:
+            self.kill()
+
+
+def _clean_environment() -> dict[str, str]:
+    """Ours without settings of the product: what a developer has set must not reach the tests."""
+    ours = ("TICKETWIRE_", "INGEST_", "WORKER_", "DELIVERY_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+class Stack:
+    """Tiers on one Redis and one PostgreSQL, which belong to the caller."""
+
+    def __init__(
+        self,
+        folder: Path,
+        redis_url: str,
+        database_url: str,
+        *,
+        ingests: int = 1,
+        workers: int = 2,
+        deliveries: int = 1,
+        **settings: str,
+    ) -> None:
+        """*settings*: environment variables beyond the ones every run here has."""
+        environment = {
+            "TICKETWIRE_REDIS_URL": redis_url,
+            "TICKETWIRE_DATABASE_URL": database_url,
+            "TICKETWIRE_AUTH": "off",
+            "TICKETWIRE_LEASE_TTL_MS": str(LEASE_MS),
+            "TICKETWIRE_PARTITIONS": str(PARTITIONS),
+            "TICKETWIRE_REDIS_TIMEOUT_MS": "1000",
+            "TICKETWIRE_LOG_ENTRIES": "1000000",  # so that logs can be compared whole
+            "TICKETWIRE_DRAIN_SECONDS": str(scaled(10)),
+            "TICKETWIRE_POLICY": str(Path(__file__).with_name("policy.yaml")),
+            **settings,
+        }
+        self.folder = folder
+        self.ingests = [Tier("ingest", f"ingest-{n}", environment, folder) for n in range(1, ingests + 1)]
+        self.workers = [Tier("worker", f"worker-{n}", environment, folder) for n in range(1, workers + 1)]
+        self.deliveries = [Tier("delivery", f"delivery-{n}", environment, folder) for n in range(1, deliveries + 1)]
+
+    @property
+    def tiers(self) -> list[Tier]:
+        return [*self.ingests, *self.workers, *self.deliveries]
+
+    async def ready(self, timeout_s: float = 30.0) -> None:
+        await asyncio.gather(*(tier.ready(timeout_s) for tier in self.tiers))
+
+    async def shared_out(self, among: Iterable[Tier] | None = None) -> None:
+        """Wait until every partition has an owner and each worker of *among* (all by default) has its share."""
+        workers = list(among or self.workers)
+
+        async def is_so() -> bool:
+            owned = [await worker.metric("workers_partitions") for worker in workers]
+            return sum(owned) == PARTITIONS and max(owned) - min(owned) <= 1
+
+        await until(is_so, timeout_s=20, every_s=0.05)
+
+
+@asynccontextmanager
+async def running(folder: Path, redis_url: str, database_url: str, **options: object) -> AsyncIterator[Stack]:
+    """A stack that is ready; all its processes end with the block."""
+    stack = Stack(folder, redis_url, database_url, **options)  # type: ignore[arg-type]
+    try:
+        for tier in stack.tiers:
+            tier.start()
+        await stack.ready()
+        await stack.shared_out()
+        yield stack
+    finally:
+        for tier in stack.tiers:
+            tier.end()
