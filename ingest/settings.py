@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ticketwire.settings import SharedSettings
-
-
-def _admin_key(value: SecretStr) -> SecretStr:
-    if not re.fullmatch("[!-~]{16,256}", value.get_secret_value()):
-        raise ValueError("must have 16 to 256 visible ASCII characters")
-    return value
-
-
-AdminKey = Annotated[SecretStr, AfterValidator(_admin_key)]
 
 
 class IngestSettings(BaseSettings):
@@ -28,7 +19,7 @@ class IngestSettings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65_535, description="port on which messages are taken; 0 is a free one")
     admin_host: str = Field(default="0.0.0.0", description="address of the admin API")
     admin_port: int = Field(default=9000, ge=0, le=65_535, description="port of the admin API; 0 is a free one")
-    admin_key: AdminKey | None = Field(
+    admin_key: SecretStr | None = Field(
         default=None,
         description="bearer key of the admin API, 16 to 256 visible ASCII characters; without one it answers 403",
     )
@@ -91,6 +82,13 @@ class IngestSettings(BaseSettings):
         default=4, ge=1, le=64, description="PostgreSQL connections for questions about a message's fate"
     )
     archive_timeout_ms: int = Field(default=2_000, ge=100, le=600_000, description="longest wait for PostgreSQL")
+
+    @field_validator("admin_key")
+    @classmethod
+    def _admin_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch("[!-~]{16,256}", value.get_secret_value()):
+            raise ValueError("must have 16 to 256 visible ASCII characters")
+        return value
 
     @model_validator(mode="after")
     def _low_below_high(self) -> Self:

@@ -129,7 +129,7 @@ class Variable:
             return " ".join(part for part in (low, high) if part)
         text = getattr(kind, "__name__", str(kind)) if get_origin(kind) is None else str(kind)
         words = {"SecretStr": "text (secret)", "str": "text", "int": "a number", "float": "a number", "Path": "a path"}
-        text = text.replace("pathlib.", "").removesuffix(" | None")
+        text = text.replace("pathlib.", "").replace("pydantic.types.", "").removesuffix(" | None")
         return words.get(text, text)
 
 

@@ -23,7 +23,7 @@ from ticketwire.bus.bus import Bus, open_bus
 from ticketwire.bus.dead_letters import DeadLetters
 from ticketwire.bus.jobs import Jobs, become_keeper
 from ticketwire.bus.overview import PartitionView, partitions
-from ticketwire.errors import Rejected, Unavailable
+from ticketwire.errors import SettingsError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,14 @@ class Keeper:
         except Unavailable as exc:
             self._known = False
             self._say(exc.detail)
-        except Rejected as exc:  # PostgreSQL will not have it: said, and tried again; nothing was removed
-            self._say(exc.detail)
+        except SettingsError:
+            raise
+        except Exception as exc:
+            # A refused copy, a key of another type, a bug: nothing was removed, it is tried again, and it must not
+            # take the tier along that accepts messages.
+            if not self._away:
+                log.exception("dead letters are not looked after")
+            self._away = str(exc) or type(exc).__name__
         else:
             if self._away:
                 log.warning("dead letters are looked after again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from prometheus_client import REGISTRY
 
 from tests.integration.admin.harness import Api, Core, letter_of, running_api
@@ -101,3 +102,17 @@ async def test_dead_letters_are_counted_by_partition_in_the_metrics(core: Core, 
     async with running_api(settings):
         await until(lambda: REGISTRY.get_sample_value("ingest_dead_letters", labels) == 1)
     assert await backlog(core[0]) == 0
+
+
+async def test_a_key_of_another_type_in_the_way_disturbs_nothing_else(
+    core: Core, settings: WorkerSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ingest runs in the same process: it must not end for that."""
+    dead = core[0].keys.dead(2)
+    await core[0].command(dead, "SET", dead, "in the way")
+    async with running_api(settings) as api:
+        await until(lambda: "dead letters are not looked after" in caplog.text)
+        assert (await api.client.get("/admin/partitions")).status_code == 500
+        await letter_of(core[0], "T1", "x")
+        assert len(await api.letters(ticket="T1")) == 1
+        assert await api.get("scale") == {"backlog": 0}
