@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -11,7 +12,10 @@ from ticketwire.settings import SharedSettings
 
 
 def _words(value: object) -> object:
-    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+    """Read a list as people write one, `a, b`, or as JSON."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.startswith("[") else tuple(value.replace(",", " ").split())
 
 
 class DeliverySettings(BaseSettings):
