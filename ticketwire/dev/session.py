@@ -136,6 +136,8 @@ class Session:
             "TICKETWIRE_ALLOW_EVERYTHING_FEED": "true",
             # The chat page comes from delivery's port and posts to ingest's: another origin to a browser.
             "INGEST_CORS_ORIGINS": json.dumps([f"http://{name}:{ports.delivery}" for name in self._names]),
+            # Whoever develops a page serves it from a port of its own, such as localhost:3000.
+            "DELIVERY_ORIGINS": "*",
             # Left empty, the page posts to port 8000 of whatever name it was opened by.
             "DELIVERY_INGEST_URL": "" if ports.ingest == INGEST_PORT else f"http://{self._names[0]}:{ports.ingest}",
             **os.environ,
