@@ -148,7 +148,7 @@ def _check_fates(
                 pass  # buried: a fate
             elif holder is None:
                 found.lost.append(f"{answer.message_id} of {ticket} ({answer.key})")
-            elif holder.message_id != answer.message_id and place not in rows:
+            elif holder.message_id != answer.message_id and not (place in rows and rows[place].status == "moved"):
                 found.renamed.append(f"{answer.key} of {ticket}: told {answer.message_id}, is {holder.message_id}")
 
 
