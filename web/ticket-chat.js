@@ -218,8 +218,10 @@ class TicketChat extends HTMLElement {
   async inquire(row, ticket) {
     if (!row.isConnected) return;
     try {
-      const { status } = await this.ingest.fate(ticket, row.messageId);
-      if (FATES[status]) row.querySelector(".note").textContent = FATES[status];
+      const { status, shown_as, sent_again_as } = await this.ingest.fate(ticket, row.messageId);
+      row.messageId = shown_as ?? sent_again_as ?? row.messageId; // it took its place in the log under another id
+      if (this.rows.has(row.messageId)) row.remove();
+      else if (FATES[status]) row.querySelector(".note").textContent = FATES[status];
     } catch {
       // The note still says "Accepted", which is true.
     }
