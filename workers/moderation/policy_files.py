@@ -137,6 +137,8 @@ class _Loader:
         errors = exc.errors(include_url=False)
         first = errors[0]
         path, names = _yaml_path(first["loc"]), _field_names(first["loc"])
+        if first["type"] == "union_tag_invalid":
+            path = (*path, "kind")
         place = Place(1, 1)
         for size in range(len(path), -1, -1):
             if path[:size] in self._places:

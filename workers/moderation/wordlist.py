@@ -52,7 +52,7 @@ def parse_terms(content: str) -> list[Term]:
 def _parse_term(entry: str, language: str, number: int) -> Term:
     text = fold(entry.removesuffix("(name)").strip())
     term = Term(text.strip("*").strip(), text.startswith("*"), text.endswith("*"), entry.endswith("(name)"), language)
-    if not skeleton(term.text):
+    if not any(map(str.isalpha, term.text)) or not skeleton(term.text):
         raise TermError(number, f"{entry!r} has no letter to look for")
     if len(term.text) > MAX_TERM_CHARACTERS:
         raise TermError(number, f"a term has {len(term.text)} characters, {MAX_TERM_CHARACTERS} allowed")
