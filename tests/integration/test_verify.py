@@ -127,13 +127,6 @@ async def _buried_and_archived(core: Core, sent: dict[str, list[tuple[str, str]]
     await core[1].store([row])
 
 
-async def _buried_and_waiting(core: Core, sent: dict[str, list[tuple[str, str]]]) -> None:
-    stream = core[0].keys.ingest(core[0].keys.partition_of("T9"))
-    await core[0].command(stream, "DEL", stream)
-    fields = ["ticket_id", "T9", "sender_id", "1", "message", "x"]
-    await core[0].command(stream, "XADD", stream, await letter_of(core[0], "T9", "x"), *fields)
-
-
 async def _record_changed(core: Core, sent: dict[str, list[tuple[str, str]]]) -> None:
     await Audit(core[1].database).record("ann", "purge", "x", "because", {})
     await core[1].database.execute("UPDATE audit SET actor = 'bob'")
