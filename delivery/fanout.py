@@ -23,10 +23,13 @@ class Writer(Protocol):
 
 
 def joined(frames: Iterable[bytes], limit: int = WRITE_BYTES) -> Iterator[bytes]:
-    """Join *frames* in order into pieces of at least one frame and at most about *limit* bytes."""
+    """Join *frames* in order into pieces of at least one frame and at most about *limit* bytes.
+
+    An empty frame is an event that this encoding does not show.
+    """
     piece: list[bytes] = []
     size = 0
-    for frame in frames:
+    for frame in filter(None, frames):
         if piece and size + len(frame) > limit:
             yield b"".join(piece)
             piece, size = [], 0
@@ -96,11 +99,12 @@ class Fanout:
         for encoding, readers in self._live.items():
             # A copy: a write can find a reader too slow, which then leaves.
             targets = list(readers)
-            for data in joined([event.frame(encoding) for event in events]):
+            frames = [frame for event in events if (frame := event.frame(encoding))]
+            for data in joined(frames):
                 for reader in targets:
                     reader.write(data)
                 size += len(data) * len(targets)
-            written += len(events) * len(targets)
+            written += len(frames) * len(targets)
         if written:
             metrics.FRAMES.inc(written)
             metrics.BYTES.inc(size)

@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from delivery.heartbeat import SPOKES
 from ticketwire.settings import SharedSettings
 
 
@@ -82,10 +83,11 @@ class DeliverySettings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.pong_seconds >= self.ping_seconds:
+        longest = self.ping_seconds * (SPOKES - 1) / SPOKES  # the answer is due before the next ping
+        if self.pong_seconds > longest:
             raise ValueError(
-                f"DELIVERY_PONG_SECONDS is {self.pong_seconds:g}, must be less than "
-                f"DELIVERY_PING_SECONDS, which is {self.ping_seconds:g}"
+                f"DELIVERY_PONG_SECONDS is {self.pong_seconds:g}, must be at most {longest:g}, "
+                f"as DELIVERY_PING_SECONDS is {self.ping_seconds:g}"
             )
         if self.send_mark_bytes > self.send_buffer_bytes:
             raise ValueError(
