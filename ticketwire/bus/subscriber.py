@@ -11,48 +11,18 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, cast
-
-import hiredis
-from redis.asyncio.connection import AbstractConnection
 
 from ticketwire.bus.bus import Bus
-from ticketwire.bus.connection import Node, close, pack
+from ticketwire.bus.connection import Node
+from ticketwire.bus.subscription_link import Link, Listener, Want
 from ticketwire.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
 BACKOFF_BASE_S = 0.05
 BACKOFF_CAP_S = 2.0
-
-_OPPOSITE = {"subscribe": "unsubscribe", "ssubscribe": "sunsubscribe", "psubscribe": "punsubscribe"}
-
-
-class Listener(Protocol):
-    """Whoever wants a channel's messages. Neither call may block or raise."""
-
-    def on_message(self, payload: str) -> None:
-        """A message; bytes that are not UTF-8 stand as lone surrogates."""
-
-    def on_missed(self) -> None:
-        """The channel was subscribed anew: messages before this call may have been missed, later ones are not."""
-
-
-class _Want:
-    """A channel somebody wants, and how far its subscription has come."""
-
-    __slots__ = ("channel", "confirmed", "kind", "link", "listener", "waiting")
-
-    def __init__(self, kind: str, channel: str, listener: Listener) -> None:
-        self.kind = kind
-        self.channel = channel
-        self.listener = listener
-        self.link: _Link | None = None
-        self.confirmed = False  # at least once
-        self.waiting: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
 
 
 class Subscriber:
@@ -61,9 +31,9 @@ class Subscriber:
     def __init__(self, bus: Bus, rng: random.Random | None = None) -> None:
         self._bus = bus
         self._rng = rng or random.Random()
-        self._wants: dict[str, _Want] = {}
-        self._links: dict[Node, _Link] = {}
-        self._homeless: list[_Want] = []  # whose server must be looked up
+        self._wants: dict[str, Want] = {}
+        self._links: dict[Node, Link] = {}
+        self._homeless: list[Want] = []  # whose server must be looked up
         self._moved = False  # the last answer was MOVED: ask the Cluster again first
         self._wake = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
@@ -82,7 +52,7 @@ class Subscriber:
             kind = "psubscribe"
         elif sharded and self._bus.features.sharded_pubsub:
             kind = "ssubscribe"
-        want = self._wants[channel] = _Want(kind, channel, listener)
+        want = self._wants[channel] = Want(kind, channel, listener)
         assert want.waiting is not None
         self._route_again(want)
         try:
@@ -128,7 +98,7 @@ class Subscriber:
 
     # --- routing
 
-    def _route_again(self, want: _Want) -> None:
+    def _route_again(self, want: Want) -> None:
         self._homeless.append(want)
         self._wake.set()
 
@@ -155,10 +125,10 @@ class Subscriber:
                 attempt += 1
                 self._wake.set()
 
-    def _link_for(self, node: Node) -> _Link:
+    def _link_for(self, node: Node) -> Link:
         if node not in self._links:
             assert self._group is not None
-            link = self._links[node] = _Link(self, node)
+            link = self._links[node] = Link(self, node)
             self._group.create_task(link.run(), name="subscriptions")
         return self._links[node]
 
@@ -173,7 +143,7 @@ class Subscriber:
         if want is not None:
             want.listener.on_message(payload)
 
-    def confirmed(self, want: _Want) -> None:
+    def confirmed(self, want: Want) -> None:
         if self._wants.get(want.channel) is not want:
             return
         again, want.confirmed = want.confirmed, True
@@ -182,7 +152,7 @@ class Subscriber:
         if again:
             want.listener.on_missed()
 
-    def refused(self, want: _Want, error: Exception) -> None:
+    def refused(self, want: Want, error: Exception) -> None:
         """The server does not serve this channel (MOVED, CLUSTERDOWN, LOADING …): look up who does."""
         want.link = None
         if self._wants.get(want.channel) is not want:
@@ -192,7 +162,7 @@ class Subscriber:
         # Not at once: while a Cluster reshapes itself every answer is the same.
         asyncio.get_running_loop().call_later(self.backoff(3), self._route_again, want)
 
-    def pushed_out(self, link: _Link, channel: str) -> None:
+    def pushed_out(self, link: Link, channel: str) -> None:
         """The server ended a subscription by itself: the slot has moved."""
         want = self._wants.get(channel)
         if want is not None and want.link is link:
@@ -200,171 +170,19 @@ class Subscriber:
             self._moved = True
             self._route_again(want)
 
-    def gone(self, link: _Link, node: Node, homeless: list[_Want]) -> None:
-        """A server that could not be reached: others may serve its channels now."""
+    def lost(self, link: Link) -> None:
+        self.reconnects += 1
+
+    def gone(self, link: Link, node: Node, homeless: list[Want]) -> bool:
+        """A server could not be reached. True on Cluster: others may serve its channels now, so the link ends."""
+        if not self._bus.topology.cluster:
+            return False
         del self._links[node]
         self._moved = True
         for want in homeless:
             want.link = None
             self._route_again(want)
-
-
-class _Link(asyncio.Protocol):
-    """The connection to one server, and what is subscribed on it."""
-
-    def __init__(self, owner: Subscriber, node: Node) -> None:
-        self._owner = owner
-        self._node = node
-        self._wants: dict[str, _Want] = {}
-        # What was asked and not answered yet, in order: replies of RESP2 carry no other reference.
-        self._asked: deque[tuple[str, _Want]] = deque()
-        self._reader = self._new_reader()
-        self._connection: AbstractConnection | None = None
-        self._transport: asyncio.Transport | None = None
-        self._lost = asyncio.Event()
-        self.heard_at = time.monotonic()
-
-    @property
-    def connected(self) -> bool:
-        return self._transport is not None
-
-    @staticmethod
-    def _new_reader() -> hiredis.Reader:
-        return hiredis.Reader(encoding="utf-8", errors="surrogateescape")
-
-    def take(self, want: _Want) -> None:
-        """Subscribe *want* here, now or as soon as the server is back."""
-        want.link = self
-        self._wants[want.channel] = want
-        if self._transport is not None:
-            self._ask([(want.kind, want)])
-
-    def give_up(self, want: _Want) -> None:
-        if self._wants.get(want.channel) is want:
-            del self._wants[want.channel]
-            if self._transport is not None:
-                self._ask([(_OPPOSITE[want.kind], want)])
-
-    def ping(self) -> None:
-        if self._transport is not None:
-            self._transport.writelines(pack([("PING",)]))
-
-    def drop(self, reason: str) -> None:
-        """Close the connection; `run` opens another one."""
-        if self._transport is not None:
-            log.warning("subscription connection dropped", extra={"reason": reason})
-            self._transport.abort()
-
-    async def run(self) -> None:
-        """Connect, subscribe everything, wait for the connection's end, and again."""
-        attempt = 0
-        outage: float | None = None
-        try:
-            while True:
-                try:
-                    await self._connect()
-                except Unavailable as exc:
-                    if outage is None:
-                        outage = time.monotonic()
-                        log.warning("subscription connection lost", extra={"reason": exc.detail})
-                    await asyncio.sleep(self._owner.backoff(attempt))
-                    attempt += 1
-                    if self._owner._bus.topology.cluster:
-                        # The channels' slots may have another owner by now.
-                        self._owner.gone(self, self._node, list(self._wants.values()))
-                        return
-                    continue
-                if outage is not None:
-                    log.info("subscription connection is back", extra={"seconds": round(time.monotonic() - outage, 3)})
-                    outage, attempt = None, 0
-                try:
-                    await self._lost.wait()
-                finally:
-                    await self._disconnect()
-                outage = time.monotonic()
-                self._owner.reconnects += 1
-                log.warning("subscription connection lost", extra={"reason": "closed"})
-        finally:
-            await self._disconnect()
-
-    async def _connect(self) -> None:
-        connection = await self._node.open()
-        self._connection = connection
-        self._reader = self._new_reader()
-        self._asked.clear()
-        self._lost.clear()
-        self.heard_at = time.monotonic()
-        # Nothing is in flight after the handshake, so the transport can change hands. redis-py offers no way to
-        # read without a task and a stream of its own in between.
-        transport = cast(Any, connection)._writer.transport
-        transport.set_protocol(self)
-        self._transport = transport
-        if transport.is_closing():
-            self._lost.set()
-        self._ask([(want.kind, want) for want in self._wants.values()])
-
-    async def _disconnect(self) -> None:
-        self._transport = None
-        if self._connection is not None:
-            await close(self._connection)
-            self._connection = None
-
-    def _ask(self, commands: list[tuple[str, _Want]]) -> None:
-        if not commands or self._transport is None:
-            return
-        self._asked += commands
-        # One command per channel: on Cluster several in one would have to share a slot.
-        self._transport.writelines(pack([(kind.upper(), want.channel) for kind, want in commands]))
-
-    # --- asyncio.Protocol
-
-    def data_received(self, data: bytes) -> None:
-        self.heard_at = time.monotonic()
-        reader = self._reader
-        reader.feed(data)
-        deliver = self._owner.deliver
-        try:
-            while (reply := reader.gets()) is not False:
-                if isinstance(reply, list):
-                    kind = reply[0]
-                    if kind == "message" or kind == "smessage":
-                        deliver(reply[1], reply[2])
-                    elif kind == "pmessage":
-                        deliver(reply[1], reply[3])
-                    elif kind != "pong":
-                        self._answered(kind, reply[1])
-                elif reply == "PONG":  # while nothing is subscribed
-                    continue
-                elif isinstance(reply, Exception):
-                    self._refused(reply)
-                else:
-                    raise hiredis.ProtocolError(f"unexpected reply of type {type(reply).__name__}")
-        except hiredis.ProtocolError as exc:
-            self.drop(f"not RESP: {exc}")
-
-    def _answered(self, kind: str, channel: str) -> None:
-        if not self._asked or self._asked[0][0] != kind or self._asked[0][1].channel != channel:
-            if kind == "sunsubscribe":
-                self._wants.pop(channel, None)
-                self._owner.pushed_out(self, channel)
-                return
-            raise hiredis.ProtocolError(f"{kind} was not asked for")
-        _, want = self._asked.popleft()
-        if kind in _OPPOSITE:
-            self._owner.confirmed(want)
-
-    def _refused(self, error: Exception) -> None:
-        if not self._asked:
-            self.drop(str(error))
-            return
-        _, want = self._asked.popleft()
-        if self._wants.get(want.channel) is want:
-            del self._wants[want.channel]
-            self._owner.refused(want, error)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._lost.set()
+        return True
 
 
 @asynccontextmanager
