@@ -50,7 +50,7 @@ class Backlog:
         before = events[0].at if events else MessageId(known.ms, known.seq + 1)
         if before <= position:
             return Page([], more=False)
-        older = await self._archive.history(ticket, after=position, before=before, limit=self._count)
+        older = await self._archive.logged_between(ticket, position, before, limit=self._count)
         if len(older) == self._count:
             return Page([Event(confirmed) for confirmed in older], more=True)
         return Page([*map(Event, older), *events], more)

@@ -33,6 +33,8 @@ Encoding = Callable[[Event], bytes]
 
 def plain(event: Event) -> bytes:
     """Encode for plain mode: one text frame with the five fields."""
+    if event.confirmed.kind != "message":
+        return b""  # plain mode has no frame for it; the position moves on all the same
     # A tutorial's own controller may have written bytes that are not UTF-8 (lone surrogates here); a text frame
     # must not carry them.
     return text_frame(plain_json(event.confirmed).encode("utf-8", "replace"))
@@ -53,6 +55,17 @@ def read_event(payload: str) -> tuple[Event, MessageId] | Changed | None:
     try:
         fields = json.loads(payload)
         kind = fields["type"]
+        if kind in ("message_deleted", "message_updated"):
+            change = Confirmed(
+                fields["ticket_id"],
+                fields["event_id"],
+                "",
+                fields.get("message", ""),
+                int(fields["timestamp"]),
+                kind=kind,
+                target_id=fields["message_id"],
+            )
+            return Event(change), MessageId.parse(fields["prev_id"])
         if kind == "message":
             return (
                 Event(

@@ -26,6 +26,14 @@ class Recent:
         elif len(self._events) == self._events.maxlen:
             self._from = self._events[0].at
         self._events.append(event)
+        if event.confirmed.target_id is not None:
+            self._forget(MessageId.parse(event.confirmed.target_id))
+
+    def _forget(self, target: MessageId) -> None:
+        """Keep the text of a deleted or updated message no longer. Readers are told by the change itself."""
+        kept = [event for event in self._events if event.at != target]
+        self._events.clear()
+        self._events.extend(kept)
 
     def after(self, position: MessageId) -> list[Event] | None:
         """Return the events after *position*; None when some of them are no longer here."""

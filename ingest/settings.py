@@ -26,6 +26,9 @@ class IngestSettings(BaseSettings):
     dead_letter_days: float = Field(
         default=30.0, gt=0.0, le=3_650.0, description="days after which a dead letter leaves Redis; PostgreSQL keeps it"
     )
+    held_days: float = Field(
+        default=30.0, ge=0.0, le=3_650.0, description="days after which a held message is rejected unseen; 0: never"
+    )
     internal_host: str = Field(default="0.0.0.0", description="address of /livez, /readyz and /metrics")
     internal_port: int = Field(default=9090, ge=0, le=65_535, description="port of /livez, /readyz and /metrics")
     cors_origins: tuple[str, ...] = Field(

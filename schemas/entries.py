@@ -4,19 +4,26 @@ On an ingest stream an entry has the fields `v` (1; 1 when missing), `ticket_id`
 known, `client_message_id`, `trace_id` (32 hex digits), `original_id` and `timestamp` (Unix seconds; the entry id's time
 when missing). A foreign producer may write the same: `XADD ingest:{07} * ticket_id 12345 sender_id 1 message Hello`.
 
+An entry with `type` changes the shown message `target_id`: `message_deleted`, or `message_updated` with `message`.
+
 In a ticket's log it has `sender_id`, `message`, `timestamp` and the optional fields; the ticket is in the key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import ValidationError
 
-from schemas.events import BODY_RULE, ID_RULE, KEY_RULE, Confirmed, Submitted
+from schemas.events import BODY_RULE, ID_RULE, KEY_RULE, Change, Confirmed, Submitted
 from schemas.message_id import MessageId
 
 VERSION = "1"
+_KINDS: dict[str, Literal["message_deleted", "message_updated"]] = {
+    "message_deleted": "message_deleted",
+    "message_updated": "message_updated",
+}
 _OPTIONAL = ("client_message_id", "trace_id", "original_id")
 _RULES = {
     "ticket_id": ID_RULE,
@@ -26,6 +33,8 @@ _RULES = {
     "trace_id": "32 hexadecimal digits",
     "original_id": "<milliseconds>-<sequence>",
     "timestamp": "whole Unix seconds",
+    "type": "message_deleted or message_updated; none for a message",
+    "target_id": "<milliseconds>-<sequence>",
 }
 
 
@@ -52,14 +61,21 @@ def encode_submitted(message: Submitted) -> list[str]:
     return fields
 
 
-def decode_submitted(fields: Sequence[str]) -> Submitted:
+def encode_change(change: Change) -> list[str]:
+    """Return the fields of an ingest entry that changes a shown message."""
+    fields = ["v", VERSION, "type", change.type, "ticket_id", change.ticket_id, "sender_id", change.sender_id]
+    fields += ["target_id", change.target_id]
+    return [*fields, "message", change.message] if change.message is not None else fields
+
+
+def decode_submitted(fields: Sequence[str]) -> Submitted | Change:
     """Read the fields of an ingest entry. Raises NotAMessage, naming the field, what was found and what is allowed."""
     pairs = dict(zip(fields[::2], fields[1::2], strict=True))
     version = pairs.pop("v", VERSION)
     if version != VERSION:
         raise NotAMessage("unknown_version", f"entry has version {version[:20]!r}, this worker knows {VERSION!r}")
     try:
-        return Submitted.model_validate(pairs)
+        return Change.model_validate(pairs) if "type" in pairs else Submitted.model_validate(pairs)
     except ValidationError as exc:
         raise NotAMessage("undecodable", explain(exc)) from exc
 
@@ -86,6 +102,9 @@ def explain(exc: ValidationError) -> str:
 def encode_confirmed(event: Confirmed) -> list[str]:
     """Return the fields of a log entry: field, value, field, value …"""
     fields = ["sender_id", event.sender_id, "message", event.message, "timestamp", str(event.timestamp)]
+    if event.target_id is not None:
+        # The target stands first: confirm.lua takes its entry out of the log.
+        fields = ["target_id", event.target_id, "type", event.kind, *fields]
     for name in _OPTIONAL:
         value = getattr(event, name)
         if value is not None:
@@ -106,4 +125,6 @@ def decode_confirmed(ticket: str, entry_id: str, fields: Sequence[str]) -> Confi
         client_message_id=pairs.get("client_message_id"),
         original_id=pairs.get("original_id"),
         trace_id=pairs.get("trace_id"),
+        kind=_KINDS.get(pairs.get("type", ""), "message"),
+        target_id=pairs.get("target_id"),
     )

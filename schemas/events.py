@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from json.encoder import encode_basestring as _quoted  # as json.dumps(ensure_ascii=False) quotes a string
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
@@ -39,17 +39,34 @@ class Submitted(BaseModel):
     timestamp: Annotated[int, "Unix seconds; the entry id says the same unless a producer states another"] | None = None
 
 
+ChangeKind = Literal["message_deleted", "message_updated"]
+
+
+class Change(BaseModel):
+    """A person's change of a shown message, on its way through the ingest stream like any message."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: ChangeKind
+    ticket_id: Id
+    sender_id: Id  # who changed it
+    target_id: Annotated[str, StringConstraints(pattern=r"^\d{1,20}-\d{1,20}$")]
+    message: Body | None = None  # the new text of an update
+
+
 class Confirmed(NamedTuple):
-    """A message that is archived and in its ticket's log: what readers are shown."""
+    """An entry of a ticket's log, archived before: a message, or the deletion or update of an earlier one."""
 
     ticket_id: str
-    message_id: str
+    message_id: str  # the entry's own id: its place in the log
     sender_id: str
-    message: str
+    message: str  # empty for a deletion
     timestamp: int  # Unix seconds
     client_message_id: str | None = None
     original_id: str | None = None
     trace_id: str | None = None
+    kind: Literal["message", "message_deleted", "message_updated"] = "message"
+    target_id: str | None = None  # the message that a deletion or update is about
 
     @property
     def position(self) -> MessageId:
@@ -62,10 +79,17 @@ def plain_json(event: Confirmed) -> str:
 
 
 def event_tail(event: Confirmed) -> str:
-    """The event of the `:events` channel without its beginning, `{"type":"message","prev_id":"…",`.
+    """The event of the `:events` channel without its beginning, `{"prev_id":"…",`.
 
-    confirm.lua puts the beginning in front, because only Redis knows the predecessor.
+    confirm.lua puts the beginning in front, because only Redis knows the predecessor. In a change `message_id` is
+    its target and `event_id` its own place in the log.
     """
+    if event.kind != "message":
+        text = f',"message":{_quoted(event.message)}' if event.kind == "message_updated" else ""
+        return (
+            f'"type":"{event.kind}","ticket_id":{_quoted(event.ticket_id)},"event_id":"{event.message_id}",'
+            f'"message_id":"{event.target_id}"{text},"timestamp":{event.timestamp}' + "}"
+        )
     extra = "".join(
         f',"{name}":{_quoted(value)}'
         for name, value in (
@@ -75,7 +99,7 @@ def event_tail(event: Confirmed) -> str:
         )
         if value is not None
     )
-    return _five_fields(event) + extra + "}"
+    return '"type":"message",' + _five_fields(event) + extra + "}"
 
 
 def _five_fields(event: Confirmed) -> str:

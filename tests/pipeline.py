@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from schemas.entries import encode_submitted
 from schemas.events import Submitted
 from schemas.message_id import ZERO
 from tests.until import scaled, until
 from ticketwire.archive.messages import Archive, open_archive
+from ticketwire.archive.reviews import Reviews
 from ticketwire.bus import log
 from ticketwire.bus.bus import Bus, open_bus
 from ticketwire.settings import SharedSettings
 from workers.app import make_fleet
 from workers.fleet import Fleet
+from workers.moderation.service import Moderation, open_moderation
 from workers.settings import WorkerSettings
 
 
@@ -106,3 +110,27 @@ async def flood(bus: Bus, tickets: int, each: int) -> dict[str, list[tuple[str, 
 
 async def flood_one(bus: Bus, ticket: str, each: int) -> list[tuple[str, str]]:
     return [(await submit(bus, ticket, f"{ticket} {n}"), f"{ticket} {n}") for n in range(each)]
+
+
+@asynccontextmanager
+async def moderating(core: tuple[Bus, Archive], settings: WorkerSettings, policy: Path) -> AsyncIterator[Moderation]:
+    async with open_moderation(policy, Reviews(core[1].database)) as moderation:
+        fleet = make_fleet(*core, settings, moderation.for_partition)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(fleet.run())
+            yield moderation
+            fleet.quiet()
+            await asyncio.wait_for(task, scaled(10))
+
+
+async def everywhere(core: tuple[Bus, Archive]) -> str:
+    """All that Redis and PostgreSQL hold, as text."""
+    out = []
+    for key in await core[0].command("x", "KEYS", "*"):
+        kind = await core[0].command(key, "TYPE", key)
+        read = {"stream": ("XRANGE", key, "-", "+"), "string": ("GET", key), "hash": ("HGETALL", key)}.get(kind)
+        out.append(json.dumps([key, await core[0].command(key, *read) if read else None]))
+    for table in ("messages", "audit", "dead_letters", "reviews"):
+        rows = await core[1].database.fetch(f"SELECT t::text AS row FROM {table} AS t")
+        out += [row["row"] for row in rows]
+    return "\n".join(out)

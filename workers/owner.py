@@ -245,9 +245,9 @@ class Owner:
         deliveries = self._deliveries(first)
         care = care_for(deliveries, self._settings.max_deliveries) if len(stretch) == 1 else Care.TOGETHER
         if care is Care.BURY:
-            shown = await self._until_available(partial(self._pipeline.already_shown, entries[0]))
-            if shown is not None:
-                await self._confirm([shown], then_read=0)
+            archived = await self._until_available(partial(self._pipeline.already_archived, entries[0]))
+            if archived is not None:
+                await self._confirm([archived], then_read=0)
                 return
             why = f"handed out {deliveries} times to workers that then died, {self._settings.max_deliveries} allowed"
             letter = self._pipeline.bury(entries[0], Rejected("poison", why), "worker", now_ms(), deliveries)

@@ -6,10 +6,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from schemas.entries import NotAMessage, decode_submitted, encode_confirmed, encode_submitted
-from schemas.events import ID_PATTERN, Confirmed, Submitted, event_tail
+from schemas.events import ID_PATTERN, Change, Confirmed, Submitted, event_tail
 from schemas.message_id import MessageId
 from ticketwire.archive.audit import Decision
 from ticketwire.archive.messages import Archive
@@ -57,12 +57,18 @@ class Pipeline:
         """
         settled: dict[str, Settlement] = {}
         messages: list[Decoded] = []
+        changes: list[tuple[Entry, MessageId, Change]] = []
         for entry in entries:
             try:
                 message = decode_submitted(entry.fields)
-                messages.append(Decoded(entry, self._storable(entry.id), message))
+                message_id = self._storable(entry.id)
             except NotAMessage as exc:
                 settled[entry.id] = self.bury(entry, Rejected(exc.code, exc.detail), "decode", now_ms)
+                continue
+            if isinstance(message, Change):
+                changes.append((entry, message_id, message))
+            else:
+                messages.append(Decoded(entry, message_id, message))
         approved = await self._find_approved(messages, settled, now_ms)
         messages = [decoded for decoded in messages if decoded.entry.id not in settled]
         if messages:
@@ -72,7 +78,29 @@ class Pipeline:
             settled |= await self._store(messages, rows, decisions, now_ms)
             for entry_id in approved:
                 await self._note_sent(next(d for d in messages if d.entry.id == entry_id), settled)
-        return [settled[entry.id] for entry in entries]
+        for entry, message_id, change in changes:  # after the messages of the batch: their targets may be among them
+            settled[entry.id] = await self._change(entry, message_id, change, now_ms)
+        return [_unshown(settled[entry.id], changes) for entry in entries]
+
+    async def _change(self, entry: Entry, message_id: MessageId, change: Change, now_ms: int) -> Settlement:
+        """Archive a deletion or an update, and its effect on the target."""
+        deletion = change.type == "message_deleted"
+        row = ArchiveRow(
+            change.ticket_id,
+            message_id.ms,
+            message_id.seq,
+            self._partition,
+            change.sender_id,
+            change.message or "",
+            "deletion" if deletion else "update",
+            message_id.ms // 1000,
+            original_id=change.target_id,
+        )
+        if not await self._archive.change(row):
+            detail = f"message {change.target_id} of this ticket is unknown, deleted already or was sent as another"
+            return self.bury(entry, Rejected("not_found", detail), "archive", now_ms)
+        event = row.to_confirmed()
+        return Settlement(entry.id, "change", row.ticket_id, event_tail(event), encode_confirmed(event), row.status)
 
     async def _find_approved(
         self, messages: Sequence[Decoded], settled: dict[str, Settlement], now_ms: int
@@ -112,15 +140,20 @@ class Pipeline:
             original = MessageId.parse(str(decoded.message.original_id))
             await self._reviews.sent(decoded.message.ticket_id, original, decoded.id)
 
-    async def already_shown(self, entry: Entry) -> Settlement | None:
-        """Return the settlement of an entry that is archived as shown, None for any other.
+    async def already_archived(self, entry: Entry) -> Settlement | None:
+        """Return the settlement of an entry that is archived already, None for any other.
 
-        Asked before burying: history must not hold a message whose fate says dead.
+        Asked before burying: no message may have two fates, nor history one that is said to be dead.
         """
         ticket = dict(zip(entry.fields[::2], entry.fields[1::2], strict=False)).get("ticket_id", "")
         message_id = MessageId.parse(entry.id)
         if not (message_id.storable and re.fullmatch(ID_PATTERN, ticket)):
             return None
+        row = await self._archive.find(ticket, message_id)
+        if row is None:
+            return None
+        if row.status not in _SHOWN or row.message_id != message_id:
+            return Settlement(entry.id, "none", fate=row.status)
         before = MessageId(message_id.ms, message_id.seq - 1) if message_id.seq else MessageId(message_id.ms - 1, 2**63)
         found = await self._archive.history(ticket, after=before, limit=1)
         return show(found[0]) if found and found[0].position == message_id else None
@@ -195,9 +228,19 @@ class Pipeline:
         return show(row.to_confirmed(), row.status)
 
 
+def _unshown(settlement: Settlement, changes: Sequence[tuple[Entry, MessageId, Change]]) -> Settlement:
+    """A message that is deleted in its own batch is not shown at all."""
+    for _, message_id, change in changes:
+        if change.target_id == settlement.id and change.ticket_id == settlement.ticket and settlement.kind == "log":
+            assert message_id > MessageId.parse(settlement.id)
+            return Settlement(settlement.id, "none", fate="deleted")
+    return settlement
+
+
 def show(event: Confirmed, fate: str = "confirmed") -> Settlement:
     """Return the settlement that puts an archived message into its log."""
-    return Settlement(event.message_id, "log", event.ticket_id, event_tail(event), encode_confirmed(event), fate)
+    kind: Literal["log", "change"] = "log" if event.target_id is None else "change"
+    return Settlement(event.message_id, kind, event.ticket_id, event_tail(event), encode_confirmed(event), fate)
 
 
 def count(settlements: Sequence[Settlement]) -> None:

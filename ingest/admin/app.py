@@ -16,7 +16,18 @@ from starlette.routing import Route
 from ingest.admin.guard import Guard
 from ingest.admin.jobs import Job
 from ingest.admin.partitions import partition_json, workers_json
-from ingest.admin.requests import AuditRequest, ListRequest, PurgeRequest, ReplayRequest, from_json, from_query
+from ingest.admin.requests import (
+    AuditRequest,
+    DeleteRequest,
+    HeldRequest,
+    ListRequest,
+    MuteRequest,
+    PurgeRequest,
+    ReplayRequest,
+    WhyRequest,
+    from_json,
+    from_query,
+)
 from ingest.admin.service import Admin, open_admin
 from ingest.exchange import INTERNAL, error_body, to_json
 from ingest.settings import IngestSettings
@@ -55,6 +66,12 @@ def create_admin_app(settings: IngestSettings) -> Starlette:
             _route("/admin/workers", show_workers),
             _route("/admin/scale", scale),
             _route("/admin/messages/{ticket}/{message_id}", show_message),
+            _route("/admin/held", list_held),
+            _route("/admin/held/{ticket}/{message_id}/approve", approve, "POST"),
+            _route("/admin/held/{ticket}/{message_id}/reject", reject, "POST"),
+            _route("/admin/senders/{sender}/mute", mute, "POST"),
+            _route("/admin/senders/{sender}/unmute", unmute, "POST"),
+            _route("/admin/messages/{ticket}/{message_id}", delete_message, "DELETE"),
             _route("/admin/audit", show_audit),
         ],
         lifespan=lifespan,
@@ -115,6 +132,40 @@ async def scale(admin: Admin, _request: Request) -> Response:
 
 async def show_message(admin: Admin, request: Request) -> Response:
     return _json(await admin.tracer.trace(request.path_params["ticket"], request.path_params["message_id"]))
+
+
+async def list_held(admin: Admin, request: Request) -> Response:
+    asked = from_query(HeldRequest, request.query_params.multi_items())
+    return _json(await admin.held.page(asked.limit, asked.cursor))
+
+
+async def approve(admin: Admin, request: Request) -> Response:
+    why = from_json(WhyRequest, await _body(request)).why
+    return _json(await admin.held.approve(**request.path_params, actor=request.state.actor, why=why))
+
+
+async def reject(admin: Admin, request: Request) -> Response:
+    why = from_json(WhyRequest, await _body(request)).why
+    return _json(await admin.held.reject(**request.path_params, actor=request.state.actor, why=why))
+
+
+async def mute(admin: Admin, request: Request) -> Response:
+    asked = from_json(MuteRequest, await _body(request))
+    return _json(await admin.senders.mute(request.path_params["sender"], asked.seconds, request.state.actor, asked.why))
+
+
+async def unmute(admin: Admin, request: Request) -> Response:
+    why = from_json(WhyRequest, await _body(request)).why
+    return _json(await admin.senders.unmute(request.path_params["sender"], request.state.actor, why))
+
+
+async def delete_message(admin: Admin, request: Request) -> Response:
+    """202: the event has its place, and the text is gone within the time a message takes."""
+    asked = from_json(DeleteRequest, await _body(request))
+    done = await admin.changes.delete(
+        **request.path_params, replacement=asked.replacement, actor=request.state.actor, why=asked.why
+    )
+    return _json(done, 202)
 
 
 async def show_audit(admin: Admin, request: Request) -> Response:

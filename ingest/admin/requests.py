@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.events import ID_RULE, Id
+from schemas.events import BODY_RULE, ID_RULE, Body, Id
 from ticketwire.bus.dead_letters import UNREADABLE, Letter
 from ticketwire.errors import Rejected
 
@@ -33,6 +33,7 @@ REASONS = (
 MOST_IDS = 1_000
 MOST_LISTED = 1_000
 MOST_RATE = 10_000.0
+MOST_MUTED_S = 10 * 365 * 86_400
 _LARGEST = 2**63 - 1
 
 _TIME_RULE = "Unix milliseconds or ISO 8601 with an offset, such as 2026-01-31T12:00:00Z"
@@ -53,6 +54,8 @@ _RULES = {
     "rate": f"letters per second, above 0 and up to {MOST_RATE:,.0f}",
     "why": _WHY_RULE,
     "expected": "the number of letters that the filter matches, a whole number from 0",
+    "replacement": BODY_RULE,
+    "seconds": f"whole seconds from 1 to {MOST_MUTED_S:,}",
     "before": "the number of a row of the record",
     "actor": ACTOR_RULE,
     "action": "1 to 64 of a-z _ -",
@@ -142,6 +145,29 @@ class ReplayRequest(Strict):
 class PurgeRequest(Strict):
     filter: LetterFilter
     expected: Annotated[int, Field(strict=True, ge=0)]
+    why: Why
+
+
+class HeldRequest(Strict):
+    limit: Annotated[int, BeforeValidator(_to_int), Field(strict=True, ge=1, le=MOST_LISTED)] = 50
+    cursor: str = ""
+
+
+class WhyRequest(Strict):
+    """The body of a decision about one thing that the path names."""
+
+    why: Why
+
+
+class DeleteRequest(Strict):
+    """*replacement*: the text that readers see instead; without one the message is gone."""
+
+    why: Why
+    replacement: Body | None = None
+
+
+class MuteRequest(Strict):
+    seconds: Annotated[int, Field(strict=True, ge=1, le=MOST_MUTED_S)]
     why: Why
 
 

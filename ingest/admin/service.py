@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from ingest import metrics
 from ingest.admin.jobs import Runner
 from ingest.admin.letters import Letters
+from ingest.admin.people import Changes, Held, Senders
 from ingest.admin.trace import Tracer
 from ingest.settings import IngestSettings
 from ticketwire.archive.audit import Audit
 from ticketwire.archive.dead_letters import LetterArchive
 from ticketwire.archive.messages import open_archive
+from ticketwire.archive.reviews import Reviews
+from ticketwire.bus.accept import Acceptor
 from ticketwire.bus.bus import Bus, open_bus
 from ticketwire.bus.dead_letters import DeadLetters
 from ticketwire.bus.jobs import Jobs, become_keeper
@@ -43,6 +46,9 @@ class Admin:
     letters: Letters
     tracer: Tracer
     audit: Audit
+    held: Held
+    senders: Senders
+    changes: Changes
     runner: Runner
     samples: deque[list[PartitionView]]  # the last few looks at all partitions, oldest first
     redis_timeout_s: float
@@ -55,9 +61,10 @@ class Admin:
 class Keeper:
     """Samples Redis for the metrics and looks after dead letters. Two of them do no harm."""
 
-    def __init__(self, admin: Admin, days: float) -> None:
+    def __init__(self, admin: Admin, days: float, held_days: float) -> None:
         self._admin = admin
         self._days = days
+        self._held_days = held_days
         self._name = secrets.token_hex(8)
         self._known = False  # whether this Redis has been found to be ours
         self._away = ""
@@ -108,6 +115,14 @@ class Keeper:
         purged = await letters.purge_older(time.time_ns() // 1_000_000 - round(self._days * _DAY_MS))
         if purged:
             log.info("old dead letters purged", extra={"letters": purged, "days": self._days})
+        sent = await self._admin.held.send_left_behind()
+        if sent:
+            log.warning("approved messages sent that were left behind", extra={"messages": sent})
+        if self._held_days:
+            before_ms = time.time_ns() // 1_000_000 - round(self._held_days * _DAY_MS)
+            expired = await self._admin.held.reject_older(before_ms)
+            if expired:
+                log.info("held messages rejected by expiry", extra={"messages": expired, "days": self._held_days})
 
 
 @asynccontextmanager
@@ -128,7 +143,13 @@ async def open_admin(settings: IngestSettings) -> AsyncIterator[Admin]:
         tracer = Tracer(bus, archive, letters, audit)
         samples: deque[list[PartitionView]] = deque(maxlen=KEPT_SAMPLES)
         timeout_s = settings.shared.redis_timeout_ms / 1000
-        admin = Admin(bus, letters, tracer, audit, runner, samples, timeout_s)
-        keeping = tasks.create_task(Keeper(admin, settings.dead_letter_days).run(), name="keeper")
+        reviews = Reviews(archive.database)
+        remember_ms = round(settings.idempotency_hours * 3_600_000)
+        acceptor = Acceptor(bus, settings.shared, retry_ms=settings.deadline_ms, remember_ms=remember_ms)
+        held = Held(bus, reviews, acceptor)
+        changes = Changes(bus, archive, audit, acceptor)
+        admin = Admin(bus, letters, tracer, audit, held, Senders(reviews), changes, runner, samples, timeout_s)
+        keeper = Keeper(admin, settings.dead_letter_days, settings.held_days)
+        keeping = tasks.create_task(keeper.run(), name="keeper")
         yield admin
         keeping.cancel()

@@ -64,6 +64,9 @@ class AdminClient:
     def post(self, *path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._call("POST", path, json=body)
 
+    def delete(self, *path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self._call("DELETE", path, json=body)
+
     def follow(self, job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Wait for the end of *job*, calling *tell* with it now and then; return its last state."""
         while job["state"] == "running":

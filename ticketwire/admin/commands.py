@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ticketwire.admin.client import AdminClient, connected, find_access
+from ticketwire.admin.people import add_people_commands
 from ticketwire.admin.tables import cell, duration, moment, pairs, progress, table
 
 Show = Callable[[AdminClient, argparse.Namespace], int]
@@ -45,6 +46,7 @@ def add_admin_commands(parser: argparse.ArgumentParser) -> None:
     _leaf(commands, "partitions", "backlog, owner, lease and rate of each partition", common, _partitions)
     _leaf(commands, "workers", "the workers and what they own", common, _workers)
     _leaf(commands, "scale", "the number an autoscaler goes by", common, _scale)
+    add_people_commands(commands, _leaf, common)
     message = _leaf(commands, "message", "fate and way of one message", common, _message)
     message.add_argument("ticket")
     message.add_argument("message_id")

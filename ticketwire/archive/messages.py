@@ -130,6 +130,33 @@ class Archive:
             records = records[::-1]
         return [ArchiveRow(*record).to_confirmed() for record in records]
 
+    async def logged_between(self, ticket: str, after: MessageId, before: MessageId, *, limit: int) -> list[Confirmed]:
+        """Return the oldest *limit* entries of a ticket's log between two positions: messages and their changes."""
+        low, high = lower_bound(after), upper_bound(before) or MessageId(2**63 - 1, 2**63 - 1)
+        if low is None:
+            return []
+        records = await self.database.fetch(sql.LOGGED_BETWEEN, ticket, limit, *low, *high)
+        return [ArchiveRow(*record).to_confirmed() for record in records]
+
+    async def change(self, row: ArchiveRow) -> bool:
+        """Carry out a change: *row* is its own (status `deletion` or `update`), its target `original_id`.
+
+        The target's text is gone, or is the row's from then on. May be repeated. False when there is nothing to
+        change: the target is unknown, deleted or moved.
+        """
+        target = MessageId.parse(str(row.original_id))
+        text = row.body if row.status == "update" else None
+        async with self.database.transaction() as connection:
+            fresh = await connection.fetchrow(sql.STORE, *_columns([row]))
+            if fresh is None or not fresh["count"]:
+                return True  # a repeat
+            if target.storable:
+                tag = await connection.execute(sql.CHANGE_TARGET, row.ticket_id, *target, text)
+                if tag != "UPDATE 0":
+                    return True
+            await connection.execute(sql.FORGET, *row[:3])
+        return False
+
     async def find(self, ticket: str, message_id: MessageId, *, with_body: bool = False) -> FoundMessage | None:
         """Return what is known of one message, whatever its status, or None. Follows a rename."""
         while message_id.storable:

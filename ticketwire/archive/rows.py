@@ -10,7 +10,12 @@ from schemas.events import Confirmed
 from schemas.message_id import MessageId
 
 # `moved` is the archive's own: the message is stored under another id, which the log took (see `Archive.rename`).
-Status: TypeAlias = Literal["confirmed", "masked", "held", "rejected", "deleted", "moved"]
+# `deletion` and `update` are changes: rows of their own, with the target as `original_id`; `deleted` is their target.
+Status: TypeAlias = Literal["confirmed", "masked", "held", "rejected", "deleted", "moved", "deletion", "update"]
+KINDS: dict[str, Literal["message_deleted", "message_updated"]] = {
+    "deletion": "message_deleted",
+    "update": "message_updated",
+}
 
 _LARGEST = 2**63 - 1  # of PostgreSQL's bigint
 
@@ -36,6 +41,16 @@ class ArchiveRow(NamedTuple):
         return MessageId(self.id_ms, self.id_seq)
 
     def to_confirmed(self) -> Confirmed:
+        if self.status in KINDS:
+            return Confirmed(
+                ticket_id=self.ticket_id,
+                message_id=f"{self.id_ms}-{self.id_seq}",
+                sender_id=self.sender_id,
+                message=self.body,
+                timestamp=self.sent_at,
+                kind=KINDS[self.status],
+                target_id=self.original_id,
+            )
         return Confirmed(
             ticket_id=self.ticket_id,
             message_id=f"{self.id_ms}-{self.id_seq}",

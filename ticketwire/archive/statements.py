@@ -79,12 +79,24 @@ UPDATE messages SET client_message_id = $4 WHERE ticket_id = $1 AND id_ms = $2 A
 """
 
 _SHOWN: Final = f"SELECT {_COLUMNS} WHERE m.ticket_id = $1 AND m.status IN ('confirmed', 'masked')"
+# What has a place in the log: also the changes of messages.
+_LOGGED: Final = (
+    f"SELECT {_COLUMNS} WHERE m.ticket_id = $1 AND m.status IN ('confirmed', 'masked', 'deletion', 'update')"
+)
 _UPWARDS: Final = " ORDER BY m.id_ms, m.id_seq LIMIT $2"
 _DOWNWARDS: Final = " ORDER BY m.id_ms DESC, m.id_seq DESC LIMIT $2"
 HISTORY_BETWEEN: Final = _SHOWN + " AND (m.id_ms, m.id_seq) > ($3, $4) AND (m.id_ms, m.id_seq) < ($5, $6)" + _UPWARDS
 HISTORY_AFTER: Final = _SHOWN + " AND (m.id_ms, m.id_seq) > ($3, $4)" + _UPWARDS
 HISTORY_BEFORE: Final = _SHOWN + " AND (m.id_ms, m.id_seq) < ($3, $4)" + _DOWNWARDS
 HISTORY_NEWEST: Final = _SHOWN + _DOWNWARDS
+LOGGED_BETWEEN: Final = _LOGGED + " AND (m.id_ms, m.id_seq) > ($3, $4) AND (m.id_ms, m.id_seq) < ($5, $6)" + _UPWARDS
+CHANGE_TARGET: Final = """
+UPDATE messages SET status = CASE WHEN $4::text IS NULL THEN 'deleted' ELSE status END, body = coalesce($4, ''),
+                    verdict = CASE WHEN $4::text IS NULL THEN NULL ELSE verdict END
+WHERE ticket_id = $1 AND id_ms = $2 AND id_seq = $3 AND status IN ('confirmed', 'masked', 'held', 'rejected')
+"""
+
+FORGET: Final = "DELETE FROM messages WHERE ticket_id = $1 AND id_ms = $2 AND id_seq = $3"
 
 # FoundMessage's order, with moved_to at the end.
 FIND: Final = """
@@ -96,7 +108,7 @@ FROM messages WHERE ticket_id = $1 AND id_ms = $2 AND id_seq = $3
 """
 
 NEWEST_OF_TICKET: Final = """
-SELECT id_ms, id_seq FROM messages WHERE ticket_id = $1 AND status IN ('confirmed', 'masked')
+SELECT id_ms, id_seq FROM messages WHERE ticket_id = $1 AND status IN ('confirmed', 'masked', 'deletion', 'update')
 ORDER BY id_ms DESC, id_seq DESC LIMIT 1
 """
 NEWEST_OF_PARTITION: Final = """
@@ -104,6 +116,7 @@ SELECT id_ms, id_seq FROM messages WHERE partition = $1 ORDER BY id_ms DESC, id_
 """
 CONFIRMED_AFTER: Final = f"""
 SELECT {_COLUMNS}
-WHERE m.partition = $1 AND (m.id_ms, m.id_seq) > ($2, $3) AND m.status IN ('confirmed', 'masked')
+WHERE m.partition = $1 AND (m.id_ms, m.id_seq) > ($2, $3)
+  AND m.status IN ('confirmed', 'masked', 'deletion', 'update')
 ORDER BY m.id_ms, m.id_seq LIMIT $4
 """

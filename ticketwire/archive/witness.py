@@ -16,9 +16,14 @@ JOIN messages AS m ON m.ticket_id = $1 AND m.id_ms = given.id_ms AND m.id_seq = 
 """
 _SHOWN: Final = """
 SELECT id_ms, id_seq FROM messages
-WHERE ticket_id = $1 AND status IN ('confirmed', 'masked')
+WHERE ticket_id = $1 AND status IN ('confirmed', 'masked', 'deletion', 'update')
   AND (id_ms, id_seq) > ($2, $3) AND (id_ms, id_seq) < ($4, $5)
 ORDER BY id_ms, id_seq LIMIT $6
+"""
+
+
+_UPDATED: Final = """
+SELECT 1 FROM messages WHERE ticket_id = $1 AND original_id = $2 AND status = 'update' LIMIT 1
 """
 
 
@@ -42,6 +47,10 @@ class Witness:
         askable = [one for one in ids if one.storable]
         records = await self._database.fetch(_ROWS, ticket, [i.ms for i in askable], [i.seq for i in askable])
         return {MessageId(record[0], record[1]): WitnessRow(*record[2:]) for record in records}
+
+    async def updated(self, ticket: str, message_id: MessageId) -> bool:
+        """Say whether a message's text was replaced: its first entry is then no longer in the log."""
+        return await self._database.fetchrow(_UPDATED, ticket, str(message_id)) is not None
 
     async def shown_between(
         self, ticket: str, after: MessageId, before: MessageId | None, limit: int

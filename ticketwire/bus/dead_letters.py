@@ -53,9 +53,10 @@ class Letter:
     def message(self) -> Submitted | None:
         """The message in it, None if this version cannot read it."""
         try:
-            return decode_submitted(self.fields)
+            found = decode_submitted(self.fields)
         except (NotAMessage, ValueError):
             return None
+        return found if isinstance(found, Submitted) else None
 
     @property
     def sendable(self) -> bool:

@@ -54,10 +54,10 @@ class Settlement(NamedTuple):
     """What becomes of one entry."""
 
     id: str
-    kind: Literal["log", "dead", "none"]
+    kind: Literal["log", "change", "dead", "none"]
     ticket: str = ""
-    event: str = ""  # `schemas.events.event_tail`, for "log"
-    fields: Sequence[str] = ()  # of the log entry or of the dead letter
+    event: str = ""  # `schemas.events.event_tail`, for "log" and "change"
+    fields: Sequence[str] = ()  # of the log entry or of the dead letter; a change's first is `target_id`
     fate: str = ""  # for metrics: confirmed, masked, held, rejected, or why it was buried
 
 

@@ -15,6 +15,7 @@ from schemas.message_id import ZERO, MessageId
 from ticketwire.archive.audit import Audit
 from ticketwire.archive.dead_letters import LetterArchive
 from ticketwire.archive.messages import Archive
+from ticketwire.archive.rows import KINDS
 from ticketwire.archive.witness import Witness, WitnessRow
 from ticketwire.bus import census, log, overview
 from ticketwire.bus.bus import Bus
@@ -27,7 +28,7 @@ AT_ONCE = 16  # tickets looked at side by side
 MOST_SUSPECTS = 10_000  # with more there is no need to go on looking
 MARGIN_S = 2.0  # beyond a lease's TTL: by then a takeover has repaired what it can
 RECHECK_EVERY_S = 0.25
-_SHOWN = ("confirmed", "masked")
+_SHOWN = ("confirmed", "masked", *KINDS)
 _LAST = 2**64 - 1
 
 
@@ -189,6 +190,8 @@ class Verifier:
         row = (await self._witness.rows(ticket, [at])).get(at)
         if row is None or row.status not in _SHOWN:
             return None  # renamed, redacted or erased since
+        if await self._witness.updated(ticket, at):
+            return None  # its update stands in the log instead
         partition = self._bus.keys.partition_of(ticket)
         if await self._dead.of_entry(partition, at) or await self._kept.of_entry(partition, str(at)):
             return None  # its log refused it (a key of another type): a dead letter says so
@@ -260,6 +263,9 @@ def _difference(event: Confirmed, row: WitnessRow | None) -> str | None:
         return "is in the log, but not in the archive"
     if row.status == "deleted":
         return None
+    if event.kind != "message":
+        same_change = KINDS.get(row.status) == event.kind and row.body == event.message
+        return None if same_change else f"is a {event.kind}, but archived as {row.status} or with another text"
     if row.status not in _SHOWN:
         return f"is in the log, but archived as {row.status}"
     same = {"sender": row.sender_id == event.sender_id, "text": row.body == event.message}

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from schemas.message_id import MessageId
-from tests.pipeline import archived, drained, letters, shown, submit
-from tests.until import scaled, until
+from tests.pipeline import archived, drained, everywhere, letters, moderating, shown, submit
+from tests.until import until
 from ticketwire.archive.audit import Audit
 from ticketwire.archive.messages import Archive
 from ticketwire.archive.reviews import Reviews
 from ticketwire.bus.bus import Bus
 from ticketwire.errors import Rejected, SettingsError
-from workers.app import make_fleet
-from workers.moderation.service import Moderation, open_moderation
+from workers.moderation.service import open_moderation
 from workers.settings import WorkerSettings
 
 POLICY = """
@@ -30,17 +26,6 @@ rules:
   - {id: never, version: 1, kind: terms, action: reject, terms: [forbiddenword]}
 """
 CARD = "4111 1111 1111 1111"
-
-
-@asynccontextmanager
-async def moderating(core: tuple[Bus, Archive], settings: WorkerSettings, policy: Path) -> AsyncIterator[Moderation]:
-    async with open_moderation(policy, Reviews(core[1].database)) as moderation:
-        fleet = make_fleet(*core, settings, moderation.for_partition)
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(fleet.run())
-            yield moderation
-            fleet.quiet()
-            await asyncio.wait_for(task, scaled(10))
 
 
 @pytest.fixture
@@ -54,19 +39,6 @@ async def status(core: tuple[Bus, Archive], ticket: str, message_id: str) -> str
     found = await core[1].find(ticket, MessageId.parse(message_id))
     assert found is not None
     return found.status
-
-
-async def everywhere(core: tuple[Bus, Archive]) -> str:
-    """All that Redis and PostgreSQL hold, as text."""
-    out = []
-    for key in await core[0].command("x", "KEYS", "*"):
-        kind = await core[0].command(key, "TYPE", key)
-        read = {"stream": ("XRANGE", key, "-", "+"), "string": ("GET", key), "hash": ("HGETALL", key)}.get(kind)
-        out.append(json.dumps([key, await core[0].command(key, *read) if read else None]))
-    for table in ("messages", "audit", "dead_letters", "reviews"):
-        rows = await core[1].database.fetch(f"SELECT t::text AS row FROM {table} AS t")
-        out += [row["row"] for row in rows]
-    return "\n".join(out)
 
 
 async def test_a_card_number_is_masked_and_stands_nowhere_afterwards(

@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.entries import NotAMessage, decode_confirmed, decode_submitted, encode_confirmed, encode_submitted
-from schemas.events import FORBIDDEN_IN_BODY, MAX_BODY, Confirmed, Submitted, event_tail, plain_json
+from schemas.entries import (
+    NotAMessage,
+    decode_confirmed,
+    decode_submitted,
+    encode_change,
+    encode_confirmed,
+    encode_submitted,
+)
+from schemas.events import FORBIDDEN_IN_BODY, MAX_BODY, Change, Confirmed, Submitted, event_tail, plain_json
 
 ids = st.text("abcXYZ019._@-", min_size=1, max_size=128)
 keys = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=128)
@@ -29,7 +36,22 @@ confirmed = st.builds(
     sender_id=ids,
     message=bodies,
     timestamp=st.integers(0, 2**40),
+    kind=st.just("message"),
+    target_id=st.none(),
     **optional,
+)
+changes = st.builds(
+    Confirmed,
+    ticket_id=ids,
+    message_id=st.just("1616690567456-3"),
+    sender_id=ids,
+    message=bodies,
+    timestamp=st.integers(0, 2**40),
+    client_message_id=st.none(),
+    original_id=st.none(),
+    trace_id=st.none(),
+    kind=st.sampled_from(["message_deleted", "message_updated"]),
+    target_id=st.just("1616690567455-0"),
 )
 
 
@@ -38,8 +60,8 @@ def test_a_submitted_message_survives_the_stream(message: Submitted) -> None:
     assert decode_submitted(encode_submitted(message)) == message
 
 
-@given(confirmed)
-def test_a_confirmed_message_survives_the_log(event: Confirmed) -> None:
+@given(confirmed | changes)
+def test_a_confirmed_event_survives_the_log(event: Confirmed) -> None:
     assert decode_confirmed(event.ticket_id, event.message_id, encode_confirmed(event)) == event
 
 
@@ -48,9 +70,22 @@ def test_frames_are_json_and_the_plain_one_has_exactly_five_fields_in_order(even
     plain = json.loads(plain_json(event))
     assert list(plain) == ["ticket_id", "message_id", "sender_id", "message", "timestamp"]
     assert plain["message"] == event.message
-    whole = json.loads('{"type":"message","prev_id":"0-0",' + event_tail(event))
+    whole = json.loads('{"prev_id":"0-0",' + event_tail(event))
+    assert whole["type"] == "message"
     assert plain.items() <= whole.items()
     assert whole.get("client_message_id") == event.client_message_id
+
+
+@given(changes)
+def test_a_change_names_its_target_and_its_own_place(event: Confirmed) -> None:
+    whole = json.loads('{"prev_id":"0-0",' + event_tail(event))
+    assert (whole["type"], whole["message_id"], whole["event_id"]) == (event.kind, event.target_id, event.message_id)
+    assert ("message" in whole) == (event.kind == "message_updated")
+
+
+def test_a_change_travels_through_the_ingest_stream() -> None:
+    change = Change(type="message_deleted", ticket_id="T1", sender_id="ann", target_id="5-0")
+    assert decode_submitted(encode_change(change)) == change
 
 
 GOOD = {"ticket_id": "T1", "sender_id": "1", "message": "Hello"}
@@ -62,7 +97,7 @@ def flat(pairs: dict[str, str]) -> list[str]:
 
 def test_an_entry_without_a_version_is_version_one() -> None:
     """A foreign producer may XADD the three fields and nothing else."""
-    assert decode_submitted(flat(GOOD)).message == "Hello"
+    assert decode_submitted(flat(GOOD)) == Submitted(**GOOD)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@
 -- ARGV[8]  ms a log lives after its last entry
 -- ARGV[9]  most entries to read next, 0 for none
 -- ARGV[10] 1 when all subscribers are on this server: what nobody hears need not be published
--- ARGV[11…] for each entry, in id order: id; `log`, `dead` or `none`; ticket; event without its first
+-- ARGV[11…] for each entry, in id order: id; `log`, `change`, `dead` or `none`; ticket; event without its first
 --          brace; number of strings that follow; field, value, field, value …
---          `log` shows it, `dead` buries it, `none` only settles it (held, rejected: the archive has it)
+--          `log` shows it, `change` shows it and takes the entry named by its first field's value out of the log,
+--          `dead` buries it, `none` only settles it (held, rejected: the archive has it)
 -- Returns  {{{id, new id}, …}, next entries}; or the errors FENCED, NOGROUP, or `REFUSED <id> <why>` when a log
 --          cannot take an entry (a key of another type): what stood before it is shown, nothing is settled,
 --          and the same call may be repeated with that entry as `dead`
@@ -64,7 +65,7 @@ while i <= #ARGV do
   local id, kind, ticket, event, n = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4])
   fresh = fresh or after(id, done)
   if fresh or redis.call('XRANGE', KEYS[1], id, id)[1] then
-    if kind == 'log' then
+    if kind == 'log' or kind == 'change' then
       local log = logs .. ticket
       local prev = top[ticket]
       if not prev then
@@ -85,8 +86,10 @@ while i <= #ARGV do
         end
       elseif listened(channels .. ticket .. ':events') then
         redis.call(publish, channels .. ticket .. ':events',
-          '{"type":"message","prev_id":"' .. prev .. '",' .. event)
+          '{"prev_id":"' .. prev .. '",' .. event)
       end
+      -- Its text must be gone from Redis; readers beyond it find the place in the archive.
+      if kind == 'change' then redis.call('XDEL', log, ARGV[i + 6]) end
       if added then
         top[ticket] = added
         if listened(channels .. ticket) then redis.call('PUBLISH', channels .. ticket, added) end

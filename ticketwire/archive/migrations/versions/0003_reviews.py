@@ -38,6 +38,13 @@ CREATE TABLE mutes (
 MUTES_BY_END = "CREATE INDEX mutes_until ON mutes (until_ms)"
 
 
+# A deletion or an update has a place of its own in the log and therefore a row; both only widen what is allowed.
+STATUS = """
+ALTER TABLE messages DROP CONSTRAINT messages_status, ADD CONSTRAINT messages_status CHECK
+    (status IN ('confirmed', 'masked', 'held', 'rejected', 'deleted', 'moved', 'deletion', 'update'))
+"""
+
+
 def upgrade() -> None:
-    for statement in (REVIEWS, REVIEWS_UNSENT, MESSAGES_HELD, MUTES, MUTES_BY_END):
+    for statement in (STATUS, REVIEWS, REVIEWS_UNSENT, MESSAGES_HELD, MUTES, MUTES_BY_END):
         op.execute(statement)
