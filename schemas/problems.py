@@ -48,6 +48,10 @@ _ROWS = (
     Problem("no_pong", True, 503, 4006, "no answer to a ping"),
     Problem("ack_timeout", True, 503, 4008, "no progress of acknowledgements"),
     Problem("no_connect", False, 400, 4502, "no connect frame in time"),
+    Problem("unknown_type", False, 400, None, "the frame's type is not one of the protocol"),
+    Problem("not_subscribed", False, 409, None, "this socket has not subscribed to the ticket"),
+    Problem("ack_ahead", False, 422, 4501, "a position beyond what was sent to this socket"),
+    Problem("too_many_tickets", False, 429, None, "this socket has all the tickets it may have"),
     Problem("protocol_version", False, 400, 4508, "the subprotocol is not one of those spoken here"),
     # Why an entry was buried
     Problem("undecodable", False, 422, None, "the entry is no message: a field is missing, unknown or wrong"),
