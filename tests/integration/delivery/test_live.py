@@ -332,3 +332,22 @@ async def _refusal(url: str) -> tuple[int, dict[str, str], bytes]:
             pass
     response = refused.value.response
     return response.status_code, {k.lower(): v for k, v in response.headers.raw_items()}, bytes(response.body or b"")
+
+
+async def test_one_broken_log_harms_no_other_ticket(start_tier: StartTier) -> None:
+    """A key of another type where a log should be: that ticket is refused, all others live and are checked."""
+    tier = await start_tier(position_check_seconds=0.1)
+    bus = tier.worker.bus
+    clients = [await tier.client(f"?ticket_id={ticket}") for ticket in range(5)]
+    broken = await tier.client("?ticket_id=broken")
+    for ticket in ("broken", "broken2"):
+        await bus.command(bus.keys.log(ticket), "SET", bus.keys.log(ticket), "not a stream")
+    assert (await _refusal(f"{tier.url}/?ticket_id=broken2"))[0] == 503
+    channel = bus.keys.events("broken")
+    await bus.command(channel, "PUBLISH", channel, '{"type":"changed"}')  # its repair cannot succeed
+    for ticket, client in enumerate(clients):
+        await tier.worker.send_unheard(str(ticket))
+        await client.until(1)
+    await bus.command(bus.keys.log("broken"), "DEL", bus.keys.log("broken"))
+    await tier.worker.send("broken")
+    await broken.until(1)
