@@ -15,7 +15,7 @@ from itertools import accumulate
 import re2
 
 from workers.moderation.findings import Span
-from workers.moderation.normalise import Origin, fold
+from workers.moderation.normalise import Origin, are_plain, fold
 from workers.moderation.skeleton import leet_joined, plain_joined
 from workers.moderation.verdict import Candidate
 
@@ -82,12 +82,15 @@ class Batch:
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = candidates
         self.texts = [candidate.text for candidate in candidates]
-        self.folded = [fold(text) for text in self.texts]
+        self._plain = are_plain(self.texts)
+        self.folded = self.texts if self._plain else [fold(text) for text in self.texts]
         self._origins: dict[int, Origin] = {}
 
     @cached_property
     def joined(self) -> list[Joined]:
         """The folded texts; those that are ASCII apart, since those are several times faster."""
+        if self._plain:
+            return [Joined(range(len(self.texts)), self.texts)] if self.texts else []
         groups: tuple[list[int], list[int]] = ([], [])
         for message, text in enumerate(self.folded):
             groups[not text.isascii()].append(message)

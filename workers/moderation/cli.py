@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from workers.moderation.chain import verdicts
 from workers.moderation.policy import ExternalRule, PolicyError, policy_schema
 from workers.moderation.policy_files import default_policy_path, load_policy
+from workers.moderation.rejudge import parse_duration, rejudge
 from workers.moderation.rules import RuleSet
 from workers.moderation.verdict import Candidate, Verdict
 
@@ -100,6 +101,12 @@ def _try(args: argparse.Namespace) -> int:
     if args.text is not None:
         candidate = Candidate("try", "line-1", args.text, _APART_MS, args.role)
         return try_(path, [candidate], sys.stdout, sys.stderr)
+    if args.since is not None:
+        try:
+            return rejudge(path, args.since, sys.stdout, sys.stderr)
+        except PolicyError as exc:
+            print(exc, file=sys.stderr)
+            return 1
     if str(args.jsonl) == "-":
         return try_(path, read_candidates(sys.stdin, "stdin"), sys.stdout, sys.stderr)
     try:
@@ -111,6 +118,13 @@ def _try(args: argparse.Namespace) -> int:
     except UnicodeDecodeError:
         print(f"{args.jsonl} is not UTF-8, only that is allowed", file=sys.stderr)
         return 2
+
+
+def _duration(text: str) -> int:
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
 
 
 def _schema(_args: argparse.Namespace) -> int:
@@ -132,6 +146,9 @@ def add_policy_commands(subparsers: Subparsers) -> None:
     source = tried.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", help="one message")
     source.add_argument("--jsonl", type=Path, help='one message a line: {"text": ...}; - reads standard input')
+    source.add_argument(
+        "--since", type=_duration, metavar="24h", help="what is archived of this time: what would change"
+    )
     tried.add_argument("--role", default="", help="of the sender of --text")
     tried.set_defaults(func=_try)
 

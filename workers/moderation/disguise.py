@@ -53,6 +53,14 @@ DISGUISED = compile_linear(
 )
 
 
+_MIXED = re.compile(r"[A-Za-z][^\W\x00-\x7f]|[^\W\x00-\x7f][A-Za-z]")
+
+
+def has_mixed_words(original: str) -> bool:
+    """Say whether a Latin letter stands beside one of another alphabet: only there is `и` a `u`."""
+    return not original.isascii() and _MIXED.search(original) is not None
+
+
 class Reading(Enum):
     """How the view was made in which a term was seen."""
 
@@ -78,7 +86,7 @@ class Sighting:
     words: list[str]
     folded: str
     span: tuple[int, int]
-    original: str
+    mixed: bool  # whether the message has words of Latin and other letters
     reading: Reading
 
     def shows(self, pattern: Pattern) -> bool:
@@ -93,7 +101,7 @@ class Sighting:
             return False
         if not _runs_fit("".join(self.words), pattern.letters, term.open_start or spelled, term.open_end or spelled):
             return False
-        if not _enough_letters(typed, term.text, size, self.original):
+        if not _enough_letters(typed, term.text, size, self.mixed):
             return False
         if size <= 3 and not _spelled_exactly(typed, term.text.lower()):
             return False
@@ -146,13 +154,13 @@ def _runs_fit(word: str, letters: str, open_start: bool, open_end: bool) -> bool
     return False
 
 
-def _enough_letters(typed: str, text: str, size: int, original: str) -> bool:
+def _enough_letters(typed: str, text: str, size: int, mixed: bool) -> bool:
     """Say whether enough of the term was typed in letters: `A55` and `455` are model numbers."""
     digits = sum(min(len(list(run)), 2) for char, run in groupby(typed) if char in LEET_DIGITS)
     if digits > (1 if size <= 3 else 2 if size <= 5 else size - 2) or not any(map(str.isalpha, typed)):
         return False
     if not typed.isascii() and any(char in LOOSE and char not in text for char in typed):
-        return any(char.isascii() and char.isalpha() for char in original)
+        return mixed
     return True
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from workers.moderation.verdict import Candidate
 
@@ -24,14 +25,11 @@ class FloodLimits:
     duplicate_min_characters: int
 
 
-@dataclass(slots=True)
-class _Seen:
-    """A message that was judged: *call* tells its replay from a second message of that millisecond."""
-
-    at_ms: int
-    shape: int
-    call: int
-    detail: str
+# A message that was judged: when it was sent, its shape, the call that judged it, and the answer. The
+# call tells a message that is judged again from a second one of that millisecond. A plain list, since
+# one is made for every message.
+_Seen = list[Any]
+_AT, _SHAPE, _CALL, _DETAIL = range(4)
 
 
 @dataclass(slots=True)
@@ -60,39 +58,40 @@ class FloodMemory:
         and counts once.
         """
         key = (rule, candidate.sender_id, candidate.ticket_id)
+        now, shape = candidate.sent_at_ms, shape_of(candidate.text)
         seen = self._senders.get(key)
         if seen is None:
-            seen = self._senders[key] = deque(maxlen=self.max_messages)
+            self._senders[key] = deque([[now, shape, self._call, ""]], maxlen=self.max_messages)
             if len(self._senders) > self.max_senders:
                 self._senders.popitem(last=False)
-        else:
-            self._senders.move_to_end(key)
-        now = candidate.sent_at_ms
-        shape = shape_of(candidate.text)
-        if not seen:
-            seen.append(_Seen(now, shape, self._call, ""))
             return ""
-        for other in seen:
-            if other.at_ms == now and other.shape == shape and other.call != self._call:
-                other.call = self._call  # the next one like it is the next replay, or a new message
-                return other.detail
+        self._senders.move_to_end(key)
+        if now <= seen[-1][_AT]:  # perhaps judged before; time does not stand still otherwise
+            for other in seen:
+                if other[_AT] == now and other[_SHAPE] == shape and other[_CALL] != self._call:
+                    other[_CALL] = self._call  # the next one like it is the next repeat, or a new message
+                    return str(other[_DETAIL])
         detail = self._detail(seen, now, shape, len(candidate.text), limits)
-        seen.append(_Seen(now, shape, self._call, detail))
+        seen.append([now, shape, self._call, detail])
         return detail
 
     def _detail(self, seen: deque[_Seen], now: int, shape: int, size: int, limits: FloodLimits) -> str:
-        recent = sum(now - other.at_ms < limits.window_ms for other in seen)
+        counts = limits.duplicates if size >= limits.duplicate_min_characters else 0
+        longest = max(limits.window_ms, limits.duplicate_window_ms) if counts else limits.window_ms
+        recent = alike = 0
+        for other in reversed(seen):
+            age = now - other[_AT]
+            if age >= longest:
+                break
+            recent += age < limits.window_ms
+            alike += other[_SHAPE] == shape and age < limits.duplicate_window_ms
         if recent >= min(limits.messages, self.max_messages):
             return "flood"
-        if limits.duplicates and size >= limits.duplicate_min_characters:
-            alike = sum(other.shape == shape and now - other.at_ms < limits.duplicate_window_ms for other in seen)
-            if alike >= limits.duplicates:
-                return "duplicate"
-        return ""
+        return "duplicate" if counts and alike >= counts else ""
 
 
 # Near duplicates differ in case, digits, signs and spaces ("Buy now 17!!" and "buy now 18 !").
-_IGNORED = {code: None for code in range(128) if not chr(code).isalpha()}
+_IGNORED = bytes(code for code in range(128) if not chr(code).isalpha())
 _SHAPE_CHARACTERS = 400
 
 
@@ -102,4 +101,5 @@ def shape_of(text: str) -> int:
     A text without letters is its own shape: two numbers of a questionnaire are no duplicates.
     """
     start = text[:_SHAPE_CHARACTERS]
-    return hash(start.lower().translate(_IGNORED) or start)
+    letters = start.lower().encode("utf-8", "surrogatepass").translate(None, _IGNORED)
+    return hash(letters or start)

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from workers.moderation.batch import Joined
 from workers.moderation.domains import registrable, top_level_domains
@@ -160,6 +161,8 @@ class LinkFinder:
 
     def __init__(self, policy: LinkPolicy) -> None:
         self._policy = policy
+        # The same hosts come again and again; what a host deserves does not depend on the message.
+        self._host_flag = lru_cache(maxsize=4_096)(self._judge_host)
         self._brands = {skeleton(domain.partition(".")[0]).replace(" ", ""): domain for domain in policy.brands}
 
     def suspects(self, joined: Joined) -> list[int]:
@@ -182,19 +185,23 @@ class LinkFinder:
             return "user_info"
         if link.host in disguised and {"mixed_script", "look_alike"} & policy.flag:
             return disguised[link.host] if disguised[link.host] in policy.flag else "look_alike"
-        if link.domain in policy.allow or link.domain in policy.brands:
+        return self._host_flag(link.host, link.domain, _attribute(link))
+
+    def _judge_host(self, host: str, domain: str, attribute: bool) -> str:
+        policy = self._policy
+        if domain in policy.allow or domain in policy.brands:
             return ""
         for flag in FLAGS:
-            if flag in policy.flag and self._is(flag, link):
+            if flag in policy.flag and self._is(flag, host, domain, attribute):
                 return flag
         return ""
 
-    def _is(self, flag: str, link: Link) -> bool:
-        policy, host = self._policy, link.host
+    def _is(self, flag: str, host: str, domain: str, attribute: bool) -> bool:
+        policy = self._policy
         if flag == "denied":
-            return link.domain in policy.deny
+            return domain in policy.deny
         if flag == "shortener":
-            return link.domain in policy.shorteners or host in policy.shorteners
+            return domain in policy.shorteners or host in policy.shorteners
         if flag == "mixed_script":
             return _mixed(_decoded(host))
         if flag == "punycode":
@@ -202,9 +209,9 @@ class LinkFinder:
         if flag == "ip_address":
             return (_IPV4.fullmatch(host) is not None or host.startswith("[")) and not _PRIVATE.match(host)
         if flag == "look_alike":
-            return self._looks_like_a_brand(host, link.domain)
+            return self._looks_like_a_brand(host, domain)
         if flag == "ending":
-            return host.rpartition(".")[2] in policy.suspicious_endings and not _attribute(link)
+            return host.rpartition(".")[2] in policy.suspicious_endings and not attribute
         return flag == "any" or (flag == "not_allowed" and bool(policy.allow))
 
     def _looks_like_a_brand(self, host: str, domain: str) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from workers.moderation.confusables import CURRENCY, PAIRS, PUNCTUATION, STRICT
 
@@ -116,7 +116,13 @@ for _block in (
 
 def is_plain(text: str) -> bool:
     """Say whether folding would leave *text* as it is."""
-    return text.isascii() and _CONTROLS.search(text) is None
+    return text.isascii() and (text.isprintable() or _CONTROLS.search(text) is None)
+
+
+def are_plain(texts: Sequence[str]) -> bool:
+    """Say whether folding would leave all *texts* as they are; may say no when it would."""
+    joined = "".join(texts)
+    return joined.isascii() and joined.replace("\n", "").isprintable()
 
 
 def fold(text: str) -> str:

@@ -43,14 +43,28 @@ class Found:
     shown: str
 
 
-# A text in which this finds nothing holds none of the categories: digits enough for a phone number,
-# an @ or its spoken form, an IBAN's beginning, or the beginning or name of a secret.
-_INTEREST = compile_linear(
-    r"[0-9](?:[^0-9a-zA-Z\x01]{0,4}[0-9]){6}"
-    r"|@|(?i:[(\[{<*_\-]\s*at\s*[)\]}>*_\-]|\s(?:at|chez)\s[^\x01]*?(?:dot|punkt|punto|point)|[(\[]\s*a\s*[)\]]|arroba)"
-    r"|\b[A-Za-z]{2} ?[0-9]{2} ?[A-Za-z0-9]{4}|[A-Za-z]{6}[0-9]{2}[A-Za-z][0-9]{2}[A-Za-z]"
-    r"|\b[A-Za-z]{2} ?[0-9]{2} ?[0-9]{2}|\b[XYZxyz][- ]?[0-9]{7}"
-    r"|[A-Za-z0-9_\-]{20}|BEGIN|xox|[rsp]k_|" + f"(?:{CUES})"
+_ADDRESSES = frozenset({Category.EMAIL})
+_NUMBERS = frozenset({Category.CARD, Category.IBAN, Category.ID, Category.PHONE})
+_SECRETS = frozenset({Category.SECRET, Category.CARD})
+# A text in which one of these finds nothing holds none of its categories: an @ or its spoken form; digits
+# enough for a phone number, or the beginning of an IBAN or id; the beginning or name of a secret.
+_INTERESTS = (
+    (
+        _ADDRESSES,
+        compile_linear(
+            r"@|(?i:[(\[{<*_\-]\s*at\s*[)\]}>*_\-]|\s(?:at|chez)\s[^\x01]*?(?:dot|punkt|punto|point)"
+            r"|[(\[]\s*a\s*[)\]]|arroba)"
+        ),
+    ),
+    (
+        _NUMBERS,
+        compile_linear(
+            r"[0-9](?:[^0-9a-zA-Z\x01]{0,4}[0-9]){6}"
+            r"|\b[A-Za-z]{2} ?[0-9]{2}[ .\-]{0,2}[A-Za-z0-9]{4}[ .\-]{0,2}[0-9]|\b[A-Za-z]{2}(?: ?[0-9]{2}){3}"
+            r"|[A-Za-z]{6}[0-9]{2}[A-Za-z][0-9]{2}[A-Za-z]"
+        ),
+    ),
+    (_SECRETS, compile_linear(r"[A-Za-z0-9_\-]{20}|BEGIN|xox|[rsp]k_|://[^\s/@\x01]*@|" + f"(?:{CUES})")),
 )
 
 
@@ -71,18 +85,24 @@ class PersonalData:
         if Category.PHONE in categories:
             load_plans()
 
-    def suspects(self, joined: Joined) -> list[int]:
-        """Return the messages that may hold personal data."""
-        return joined.messages_with(_INTEREST)
+    def suspects(self, joined: Joined) -> dict[int, frozenset[Category]]:
+        """Return the messages that may hold personal data, and of which categories."""
+        found: dict[int, frozenset[Category]] = {}
+        for categories, pattern in _INTERESTS:
+            wanted = categories & self._categories
+            if wanted:
+                for message in joined.messages_with(pattern):
+                    found[message] = found.get(message, frozenset()) | wanted
+        return found
 
-    def find(self, folded: str) -> list[Found]:
+    def find(self, folded: str, wanted: frozenset[Category] = frozenset(Category)) -> list[Found]:
         """Return the personal data of one message; of two that overlap, the kind found first.
 
         A message with more than `MAX_PIECES` is one piece of personal data: a list of customers.
         """
         found: list[Found] = []
         taken = bytearray(len(folded))
-        for start, end, category in self._places(folded):
+        for start, end, category in self._places(folded, wanted & self._categories):
             if 1 in taken[start:end]:
                 continue
             if len(found) == MAX_PIECES:
@@ -91,8 +111,7 @@ class PersonalData:
             found.append(Found(start, end, category, self._shown(category, folded[start:end])))
         return found
 
-    def _places(self, folded: str) -> Iterator[tuple[int, int, Category]]:
-        wanted = self._categories
+    def _places(self, folded: str, wanted: frozenset[Category]) -> Iterator[tuple[int, int, Category]]:
         if Category.SECRET in wanted:
             yield from ((*place, Category.SECRET) for place in find_keys(folded))
         digits = len(folded) - len(folded.translate(_WITHOUT_DIGITS))

@@ -146,8 +146,8 @@ class PersonalDataScanner(Scanner):
 
     def scan(self, batch: Batch, memory: FloodMemory) -> Iterator[tuple[int, Finding]]:
         for joined in batch.joined:
-            for message in self.finder.suspects(joined):
-                found = self.finder.find(batch.folded[message])
+            for message, categories in self.finder.suspects(joined).items():
+                found = self.finder.find(batch.folded[message], categories)
                 if not found or not in_scope(self.rule.scope, batch.candidates[message]):
                     continue
                 spans = []

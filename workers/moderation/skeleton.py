@@ -38,6 +38,7 @@ LOOSE_TABLE = _table(LEET_DIGITS | LEET_SIGNS | LOOSE)
 
 _LEET = re.compile("[0-9@$!|+\x02-\x07]")
 
+_SINGLES = re.compile(r" \S \S \S ")
 _WIDEST_GAP = 4
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 _DOUBLED = re.compile(r"(.)\1+")
@@ -73,10 +74,7 @@ def leet_joined(text: str) -> str:
 def _collapse(view: str) -> str:
     if "'" in view:
         view = view.replace("' ", "  ").replace(" '", "  ").replace("'", "")
-    view = view.replace("    ", " ").replace("  ", " ")
-    while "  " in view:
-        view = view.replace("  ", " ")
-    return view
+    return f" {' '.join(view.split())} "
 
 
 @dataclass(slots=True)
@@ -127,6 +125,11 @@ def squeezed_view(view: View) -> View | None:
     if text == view.text:
         return None
     return View(view.words, view.spans, text[1:-1].split(" "))
+
+
+def has_single_letters(view: View) -> bool:
+    """Say whether three single letters follow one another."""
+    return _SINGLES.search(view.text) is not None
 
 
 def spelled_view(view: View) -> tuple[View, list[int]]:

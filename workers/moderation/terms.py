@@ -15,10 +15,11 @@ from itertools import combinations, pairwise
 import ahocorasick_rs
 
 from workers.moderation.batch import Joined
-from workers.moderation.disguise import DISGUISED, Pattern, Reading, Sighting, Wildcards
+from workers.moderation.disguise import DISGUISED, Pattern, Reading, Sighting, Wildcards, has_mixed_words
 from workers.moderation.skeleton import (
     View,
     has_leet,
+    has_single_letters,
     leet_view,
     plain_view,
     skeleton,
@@ -35,7 +36,8 @@ MAX_EXPANDED_TERMS = 5_000
 MAX_DFA_PATTERNS = 60_000
 MAX_HITS = 40
 MAX_LOOKED_AT = 100
-MAX_SPELLED_LETTERS = 200
+# In words that were spelled out without gaps between them, terms are looked for in so many letters.
+MAX_SPELLED_LETTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,11 @@ class FoundTerm:
 class _Search:
     """What was found so far in one message, and how much was looked at."""
 
-    __slots__ = ("_looked_at", "folded", "found", "original", "overflow")
+    __slots__ = ("_looked_at", "folded", "found", "mixed", "overflow")
 
     def __init__(self, folded: str, original: str) -> None:
         self.folded = folded
-        self.original = original
+        self.mixed = has_mixed_words(original)
         self.found: dict[tuple[int, int, int], FoundTerm] = {}
         self.overflow: dict[int, Term] = {}
         self._looked_at = 0
@@ -160,18 +162,22 @@ class TermIndex:
                 continue
             first, last = view.words_at(start, end)
             span = view.spans[first][0], view.spans[last - 1][1]
-            sighting = Sighting(view.words[first:last], search.folded, span, search.original, reading)
+            sighting = Sighting(view.words[first:last], search.folded, span, search.mixed, reading)
             for pattern in patterns:
                 search.look(sighting, pattern)
 
     def _find_spelled(self, view: View, search: _Search) -> None:
-        spelled, joined = spelled_view(view)
-        if not joined:
+        if not has_single_letters(view):
             return
+        spelled, joined = spelled_view(view)
         self._find_in(spelled, Reading.LEET, search)
+        letters = MAX_SPELLED_LETTERS
         for place in joined:
-            word, span = spelled.words[place][:MAX_SPELLED_LETTERS], spelled.spans[place]
-            sighting = Sighting([word], search.folded, span, search.original, Reading.SPELLED)
+            word, span = spelled.words[place][:letters], spelled.spans[place]
+            letters -= len(word)
+            if not word:
+                return
+            sighting = Sighting([word], search.folded, span, search.mixed, Reading.SPELLED)
             for part in _parts(word):
                 for pattern in self._patterns.get(f" {part} ", ()) or self._patterns.get(f" {part}", ()):
                     search.look(sighting, pattern)

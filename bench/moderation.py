@@ -1,0 +1,265 @@
+"""What moderation costs, and what it catches.
+
+    python -m bench.moderation             messages/s of the chain, relative to plain Aho-Corasick search
+    python -m bench.moderation --corpus    recall and false positives of each rule of the default policy
+    python -m bench.moderation --slow      the slowest texts of 8,000 characters that a random search finds
+
+All figures of one run come from the same messages in the same process; ratios are of medians of rounds
+that take turns, in CPU time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import random
+import statistics
+import string
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import ahocorasick_rs
+
+from workers.moderation.chain import verdicts
+from workers.moderation.flood import FloodMemory
+from workers.moderation.policy_files import default_policy_path, load_policy
+from workers.moderation.rules import RuleSet
+from workers.moderation.verdict import Action, Candidate
+
+CORPUS = Path(__file__).parents[1] / "tests" / "moderation" / "corpus"
+BATCH = 64  # what a worker drains at a time under load
+ROUNDS = 7
+
+SENTENCES = """Hi, my order 48213 has not arrived yet and the tracking page shows nothing since Monday.
+Thanks, that worked!
+Could you please check whether the refund for invoice INV-2291 went through?
+I can't log in on my phone, it says the session expired.
+Sure, please restart the router and wait two minutes until the light is green.
+The package arrived damaged; the box was open and one cup is broken :(
+We're on version 2.14.3, running on Ubuntu 22.04, and the error started after the update.
+See https://docs.example.com/setup for the steps, section three is the one you need.
+I'd like to change the delivery address to 14 Baker Street before it ships.
+It's been 3 weeks and nobody answers, this is really frustrating!!
+You can reach me at anna.k@example.com or on the number in my profile.
+Is there a way to export all tickets as CSV (about 1,200 rows)?
+Der Link funktioniert leider nicht, können Sie mir bitte helfen?
+Perfect, thank you so much for the quick reply and have a nice weekend
+Please find attached report.pdf and the screenshot-2.png from this morning
+What are the opening hours on Saturday, and do I need an appointment?
+The app crashes when I tap on "Save" - iPhone 13, iOS 17.2.1, latest version
+I was charged twice for the same item, could somebody look into it today?
+My colleague will pick it up tomorrow between 9 and 11, is that all right?
+The colour looks different from the picture, I would rather return it.""".splitlines()
+
+
+def messages(count: int) -> list[Candidate]:
+    """Support chat of 20 to 180 characters; one in 20 has an e-mail address, one in 20 a link."""
+    rng = random.Random(11)
+    made = []
+    for number in range(count):
+        text = " ".join(rng.sample(SENTENCES, 2 if rng.random() < 0.35 else 1))
+        made.append(Candidate(f"t{rng.randrange(200)}", f"s{rng.randrange(400)}", text, number * 40))
+    return made
+
+
+def random_terms(count: int) -> list[str]:
+    rng = random.Random(5)
+    found: set[str] = set()
+    while len(found) < count:
+        found.add("".join(rng.choices(string.ascii_lowercase, k=rng.randint(6, 12))))
+    return sorted(found)
+
+
+def with_terms(terms: list[str], only_terms: bool) -> RuleSet:
+    """Return the default policy with *terms* as one more rule, or a policy of that rule alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "terms.txt").write_text("\n".join(terms), encoding="utf-8")
+        rule = "  - {id: bench-terms, kind: terms, action: hold, lists: [terms.txt]}\n"
+        head = "rules:\n" if only_terms else default_policy_path().read_text(encoding="utf-8")
+        path = Path(folder) / "policy.yaml"
+        path.write_text(head + rule, encoding="utf-8")
+        return RuleSet(load_policy(path))
+
+
+def chain(rules: RuleSet, candidates: list[Candidate]) -> Callable[[], None]:
+    batches = [candidates[at : at + BATCH] for at in range(0, len(candidates), BATCH)]
+
+    def run() -> None:
+        memory = FloodMemory()
+        for batch in batches:
+            rules.judge(batch, memory)
+
+    return run
+
+
+def plain_search(terms: list[str], candidates: list[Candidate]) -> Callable[[], None]:
+    """One automaton over the lower-cased text of each message: what a word filter does."""
+    automaton = ahocorasick_rs.AhoCorasick(terms, matchkind=ahocorasick_rs.MATCHKIND_LEFTMOST_LONGEST)
+    texts = [candidate.text for candidate in candidates]
+
+    def run() -> None:
+        for text in texts:
+            automaton.find_matches_as_indexes(text.lower())
+
+    return run
+
+
+def nothing(candidates: list[Candidate]) -> Callable[[], None]:
+    """Verdicts that allow everything: what a worker without a policy makes."""
+    from workers.moderation.verdict import Verdict
+
+    def run() -> None:
+        for candidate in candidates:
+            Verdict(Action.ALLOW, candidate.text)
+
+    return run
+
+
+def medians(runs: dict[str, Callable[[], None]], count: int) -> dict[str, float]:
+    """Return the median CPU microseconds per message of each run; the runs take turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    gc.collect()
+    gc.freeze()  # as a worker does once its policy is loaded
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            started = time.process_time()
+            run()
+            times[name].append((time.process_time() - started) / count * 1e6)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def throughput(count: int) -> None:
+    candidates = messages(count)
+    sizes = [len(candidate.text) for candidate in candidates]
+    print(f"{count} messages of {min(sizes)} to {max(sizes)} characters, {statistics.mean(sizes):.0f} on average")
+    runs = {
+        "no policy": nothing(candidates),
+        "default policy": chain(RuleSet(load_policy(default_policy_path())), candidates),
+    }
+    for size in (10_000, 100_000):
+        terms = random_terms(size)
+        runs[f"plain search, {size} terms"] = plain_search(terms, candidates)
+        runs[f"terms rule alone, {size} terms"] = chain(with_terms(terms, only_terms=True), candidates)
+        runs[f"default policy and {size} terms"] = chain(with_terms(terms, only_terms=False), candidates)
+    spent = medians(runs, count)
+    for name, micros in spent.items():
+        plain = next((spent[other] for other in spent if other.startswith("plain") and other[13:] in name), None)
+        ratio = f"{plain / micros:6.2f} of plain search" if plain and not name.startswith("plain") else ""
+        print(f"{name:36} {micros:7.2f} us/message {1e6 / micros:10.0f} messages/s {ratio}")
+
+
+def corpus() -> None:
+    """Print recall and false positives of each rule, and what went wrong."""
+    rules = RuleSet(load_policy(default_policy_path()))
+    wanted: Counter[str] = Counter()
+    caught: Counter[str] = Counter()
+    false: Counter[str] = Counter()
+    innocent, wrong = 0, []
+    for name in ("evasions", "innocent", "personal_data"):
+        lines = [json.loads(line) for line in (CORPUS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+        candidates = [Candidate("t", f"{name}{n}", line["text"], n * 60_000) for n, line in enumerate(lines)]
+        for line, (_, verdict) in zip(lines, verdicts(rules, candidates), strict=True):
+            hits = {hit.rule for hit in verdict.hits}
+            if line["expect"] == "allow":
+                innocent += 1
+                false.update(hits)
+            else:
+                wanted[line["rule"]] += 1
+                caught[line["rule"]] += line["rule"] in hits
+            if verdict.action.value != line["expect"]:
+                wrong.append((name, line["pattern"], line["expect"], verdict.action.value))
+    print(f"{'rule':20} {'texts':>6} {'caught':>7} {'recall':>7} {'false':>6} of {innocent} innocent")
+    for rule in rules.rules:
+        if wanted[rule.id] or false[rule.id]:
+            recall = f"{caught[rule.id] / wanted[rule.id]:.3f}" if wanted[rule.id] else "-"
+            print(f"{rule.id:20} {wanted[rule.id]:6} {caught[rule.id]:7} {recall:>7} {false[rule.id]:6}")
+    for name, pattern, expect, got in wrong:
+        print(f"wrong: {name}: {pattern}: expected {expect}, got {got}")
+
+
+PIECES = (
+    *(
+        "4111 1111 1111 1112 ",
+        "415-555-2671 ",
+        "GB11 ",
+        "a@b.co ",
+        "a at b dot ",
+        "123-45-6789 ",
+        "token: a1b2c3d4 ",
+        "12-",
+    ),
+    *(
+        "http://bit.ly/a ",
+        "a.co ",
+        "shit ",
+        "fuuuck ",
+        "sh1t ",
+        "f u c k ",
+        "f*ck ",
+        "fu_ck-",
+        "Dick ",
+        "x*",
+        "'a",
+        "s!",
+    ),
+    *(
+        "\u200d",
+        "\u0301\u0316",
+        "\u202ekcuf\u202c ",
+        "\ufdfa",
+        "\ud800",
+        "сим ",
+        "가",
+        "\U0001f600",
+        "ｆｕｃｋ ",
+        "é",
+        " ",
+    ),
+)
+
+
+def slow(seconds: float = 40.0) -> None:
+    """Mix pieces at random for *seconds* and print the slowest mixtures, each as the best of five tries."""
+    rules = RuleSet(load_policy(default_policy_path()))
+    rng = random.Random()
+    found: list[tuple[float, list[str]]] = []
+    tries, until = 0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        chosen = rng.choices(PIECES, k=rng.randint(1, 6))
+        text = "".join(rng.choice(chosen) for _ in range(8_000))[:8_000]
+        best = float("inf")
+        for at in range(5):
+            started = time.process_time()
+            rules.judge([Candidate("t", "s", text, at)], FloodMemory())
+            best = min(best, time.process_time() - started)
+            if best < 0.004:
+                break
+        tries += 1
+        found = sorted([*found, (best, chosen)], reverse=True)[:5]
+    print(f"{tries} texts of 8000 characters; the slowest:")
+    for best, chosen in found:
+        print(f"{best * 1e3:6.2f} ms CPU  {chosen!a}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", action="store_true")
+    parser.add_argument("--slow", action="store_true")
+    parser.add_argument("--messages", type=int, default=8_000)
+    args = parser.parse_args()
+    if args.corpus:
+        corpus()
+    elif args.slow:
+        slow()
+    else:
+        throughput(args.messages)
+
+
+if __name__ == "__main__":
+    main()
