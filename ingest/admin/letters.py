@@ -69,7 +69,7 @@ class Letters:
         partition, letter_id = self._parsed(name, "id")
         letter = (await self.dead.get(partition, [letter_id])).get(letter_id)
         if letter is not None:
-            return {**letter_json(letter), "state": "dead", "fields": fields_json(letter.fields)}
+            return {**letter_json(letter), "state": "dead", "fields": fields_json(letter.fields, letter.stage)}
         sent = await self.dead.sent_as(partition, letter_id)
         kept = await self.kept.get(partition, MessageId.parse(letter_id))
         if kept is None:
@@ -83,7 +83,7 @@ class Letters:
             "purged_at_ms": kept.purged_at_ms,
             "actor": kept.actor,
             "why": kept.why,
-            "fields": fields_json(kept.copy.fields),
+            "fields": fields_json(kept.copy.fields, kept.copy.stage),
         }
 
     # --- sending again

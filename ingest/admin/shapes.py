@@ -53,9 +53,29 @@ def copy_json(copy: LetterCopy) -> dict[str, Any]:
     }
 
 
-def fields_json(fields: Sequence[str]) -> list[list[Any]]:
-    """Name and value of each field; what is not UTF-8 as `{"base64": …}`."""
-    return [[_plain(name), _plain(value)] for name, value in zip(fields[::2], fields[1::2], strict=False)]
+# What says how an entry was meant and travelled. Any other field may hold what a customer wrote.
+_OPEN = frozenset(
+    ("v", "type", "ticket_id", "sender_id", "client_message_id", "trace_id", "original_id", "target_id", "timestamp")
+)
+_MODERATED = frozenset(("archive", "confirm", "moderate"))
+_LONGEST_OPEN = 128
+
+
+def fields_json(fields: Sequence[str], stage: str) -> list[list[Any]]:
+    """Name and value of each field; what is not UTF-8 as `{"base64": …}`.
+
+    A letter that never came to moderation keeps its bytes for its replay, but nobody reads them here: texts are
+    `{"hidden": <characters>}`. What was buried at a later *stage* was masked before.
+    """
+    moderated = stage in _MODERATED
+    return [
+        [_plain(name), _plain(value) if moderated or _is_open(name, value) else {"hidden": len(value)}]
+        for name, value in zip(fields[::2], fields[1::2], strict=False)
+    ]
+
+
+def _is_open(name: str, value: str) -> bool:
+    return name in _OPEN and len(value) <= _LONGEST_OPEN
 
 
 def _plain(text: str) -> Any:

@@ -189,6 +189,16 @@ class Archive:
             ArchiveRow(*record) for record in await self.database.fetch(sql.CONFIRMED_AFTER, partition, *low, limit)
         ]
 
+    async def judged_after(self, partition: int, after: MessageId, limit: int) -> list[ArchiveRow]:
+        """Return the oldest *limit* messages of *partition* above *after*, whatever the verdict was, in order."""
+        records = await self.database.fetch(sql.JUDGED_AFTER, partition, *after, limit)
+        return [ArchiveRow(*record) for record in records]
+
+    async def partitions(self) -> int:
+        """Return one more than the highest partition the archive has a message of."""
+        record = await self.database.fetchrow(sql.PARTITIONS)
+        return int(record["count"]) if record is not None else 0
+
     async def ping(self) -> None:
         """Return if PostgreSQL answers a statement."""
         await self.database.fetchrow("SELECT 1")

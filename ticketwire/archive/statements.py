@@ -114,6 +114,13 @@ ORDER BY id_ms DESC, id_seq DESC LIMIT 1
 NEWEST_OF_PARTITION: Final = """
 SELECT id_ms, id_seq FROM messages WHERE partition = $1 ORDER BY id_ms DESC, id_seq DESC LIMIT 1
 """
+JUDGED_AFTER: Final = f"""
+SELECT {_COLUMNS}
+WHERE m.partition = $1 AND (m.id_ms, m.id_seq) > ($2, $3)
+  AND m.status IN ('confirmed', 'masked', 'held', 'rejected')
+ORDER BY m.id_ms, m.id_seq LIMIT $4
+"""
+PARTITIONS: Final = "SELECT coalesce(max(partition) + 1, 0) AS count FROM messages"
 CONFIRMED_AFTER: Final = f"""
 SELECT {_COLUMNS}
 WHERE m.partition = $1 AND (m.id_ms, m.id_seq) > ($2, $3)

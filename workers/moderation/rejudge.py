@@ -70,7 +70,12 @@ async def _rejudge(rules: RuleSet, url: str, from_ms: int, out: TextIO) -> tuple
                     if now == was or (was == "mask" and now == "allow"):
                         continue
                     changed += 1
-                    line = {"ticket_id": row.ticket_id, "message_id": str(row.message_id), "was": was, "action": now}
+                    line: dict[str, object] = {
+                        "ticket_id": row.ticket_id,
+                        "message_id": str(row.message_id),
+                        "was": was,
+                        "action": now,
+                    }
                     line |= {"rules": [hit.rule for hit in verdict.hits], "text": verdict.text}
                     print(json.dumps(line, ensure_ascii=False), file=out)
     return judged, changed

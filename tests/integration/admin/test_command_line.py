@@ -43,7 +43,7 @@ async def test_dead_letters_from_list_to_purge(core: Core, settings: WorkerSetti
     assert (len(page["letters"]), bool(page["next_cursor"])) == (3, True)
     name = f"{core[0].keys.partition_of('T9'):02d}:{poison}"
     assert await run("dead", "show", name) == 0
-    assert "  message = hello" in capsys.readouterr().out
+    assert "  message = hidden 5" in capsys.readouterr().out
     assert await run("dead", "replay", name, "--dry-run") == 0
     assert "would_send 1" in capsys.readouterr().out
     assert await run("dead", "replay", name, "--why", "fixed", "--as", "bob") == 0

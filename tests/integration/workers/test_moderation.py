@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import time
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from ticketwire.archive.messages import Archive
 from ticketwire.archive.reviews import Reviews
 from ticketwire.bus.bus import Bus
 from ticketwire.errors import Rejected, SettingsError
+from workers.moderation.rejudge import parse_duration, rejudge
 from workers.moderation.service import open_moderation
 from workers.settings import WorkerSettings
 
@@ -162,6 +165,22 @@ async def test_a_changed_policy_is_followed_and_a_bad_one_is_not(
         policy.write_text("rules: 7")
         await until(lambda: "policy refused" in caplog.text)
         assert await refused(), "the old policy stays in force"
+
+
+async def test_a_new_policy_can_be_tried_on_what_is_archived(
+    core: tuple[Bus, Archive], settings: WorkerSettings, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with moderating(core, settings, policy):
+        ids = [await submit(core[0], "T1", text) for text in ("lottery", "hello", f"card {CARD}")]
+        await drained(core[0])
+    stricter = policy.with_name("stricter.yaml")
+    stricter.write_text("rules:\n  - {id: greet, version: 1, kind: terms, action: reject, terms: [hello]}\n")
+    monkeypatch.setenv("TICKETWIRE_DATABASE_URL", settings.shared.database_url.get_secret_value())
+    out, err = io.StringIO(), io.StringIO()
+    assert await asyncio.to_thread(rejudge, stricter, parse_duration("24h"), out, err) == 0
+    found = {line["message_id"]: (line["was"], line["action"]) for line in map(json.loads, out.getvalue().splitlines())}
+    assert found == {ids[0]: ("hold", "allow"), ids[1]: ("allow", "reject")}
+    assert "3 messages judged, 2 would change" in err.getvalue()
 
 
 async def test_a_worker_does_not_start_with_a_bad_policy(tmp_path: Path, core: tuple[Bus, Archive]) -> None:
