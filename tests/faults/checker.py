@@ -114,7 +114,10 @@ def check(evidence: Evidence) -> Findings:
     found = Findings()
     rows = {(row.ticket, row.message_id): row for row in evidence.archive}
     letters = {(letter.ticket, letter.entry_id): letter for letter in evidence.dead}
-    holders = {(row.ticket, row.key): row for row in evidence.archive if row.status != "moved"}
+    holders: dict[tuple[str, str], list[str]] = {}  # where a key's message is now
+    for row in evidence.archive:
+        if row.status != "moved":
+            holders.setdefault((row.ticket, row.key), []).append(row.message_id)
     _check_fates(evidence, rows, letters, holders, found)
     _check_archive(evidence, letters, found)
     shown = _shown_by_ticket(evidence.archive)
@@ -134,22 +137,22 @@ def _check_fates(
     evidence: Evidence,
     rows: Mapping[tuple[str, str], Row],
     letters: Mapping[tuple[str, str], Letter],
-    holders: Mapping[tuple[str, str], Row],
+    holders: Mapping[tuple[str, str], Sequence[str]],
     found: Findings,
 ) -> None:
     for ticket, answers in evidence.accepted.items():
         for answer in answers:
             place = (ticket, answer.message_id)
-            holder = holders.get((ticket, answer.key))
+            held_at = holders.get((ticket, answer.key), ())
             letter = letters.get(place)
             if answer.message_id in evidence.pending:
                 found.unsettled.append(f"{answer.message_id} of {ticket} ({answer.key})")
             elif letter is not None and letter.reason != "duplicate":
                 pass  # buried: a fate
-            elif holder is None:
+            elif not held_at:
                 found.lost.append(f"{answer.message_id} of {ticket} ({answer.key})")
-            elif holder.message_id != answer.message_id and not (place in rows and rows[place].status == "moved"):
-                found.renamed.append(f"{answer.key} of {ticket}: told {answer.message_id}, is {holder.message_id}")
+            elif answer.message_id not in held_at and not (place in rows and rows[place].status == "moved"):
+                found.renamed.append(f"{answer.key} of {ticket}: told {answer.message_id}, is {', '.join(held_at)}")
 
 
 def _check_archive(evidence: Evidence, letters: Mapping[tuple[str, str], Letter], found: Findings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,9 +46,20 @@ async def _execute(server: EmbeddedPostgres, statement: str) -> None:
 @pytest.fixture
 async def ground(fault_redis: EmbeddedRedis, fault_postgres: EmbeddedPostgres, own_folder: Path) -> Ground:
     """Both servers up, Redis empty, a database of this test alone."""
-    await mend(fault_redis)
-    await mend(fault_postgres)
-    empty(fault_redis.url)
-    name = f"test_{own_folder.name.lower()}"
-    await _execute(fault_postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-    return Ground(fault_redis, fault_postgres, f"{fault_postgres.url.rpartition('/')[0]}/{name}", own_folder)
+    return await _make_ground(fault_redis, fault_postgres, own_folder)
+
+
+async def _make_ground(redis: EmbeddedRedis, postgres: EmbeddedPostgres, folder: Path) -> Ground:
+    await mend(redis)
+    await mend(postgres)
+    empty(redis.url)
+    name = f"test_{folder.name.lower()}"
+    await _execute(postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    return Ground(redis, postgres, f"{postgres.url.rpartition('/')[0]}/{name}", folder)
+
+
+@pytest.fixture(scope="module")
+def module_ground(fault_redis: EmbeddedRedis, fault_postgres: EmbeddedPostgres, servers_folder: Path) -> Ground:
+    """The same for a module, whose tests leave it as they found it."""
+    folder = Path(tempfile.mkdtemp(dir=servers_folder))
+    return asyncio.run(_make_ground(fault_redis, fault_postgres, folder))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,22 @@ def kill(server: EmbeddedServer) -> None:
     server.process.wait()
 
 
+def pause(server: EmbeddedServer) -> None:
+    """SIGSTOP to it and all its processes: connections stay open and nobody answers."""
+    _send(server, signal.SIGSTOP)
+
+
+def go_on(server: EmbeddedServer) -> None:
+    _send(server, signal.SIGCONT)
+
+
+def _send(server: EmbeddedServer, number: signal.Signals) -> None:
+    started = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    for pid in (server.pid, *map(int, started)):
+        with suppress(ProcessLookupError):  # a backend ended meanwhile
+            os.kill(pid, number)
+
+
 async def bring_up(server: EmbeddedServer) -> None:
     """Start a server that was killed or stopped, on its old files and port. From the main thread."""
     server.launch()
@@ -38,7 +56,6 @@ async def bring_up(server: EmbeddedServer) -> None:
 async def mend(server: EmbeddedServer) -> None:
     """Whatever was done to it: let it run."""
     if server.alive:
-        assert server.process is not None
-        server.process.send_signal(signal.SIGCONT)
+        go_on(server)
     else:
         await bring_up(server)

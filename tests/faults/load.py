@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -11,18 +13,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import asyncpg
-import httpx
 import redis.exceptions
 from redis.asyncio import Redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from schemas.keys import Keys
+from schemas.message_id import MessageId
 from tests.faults.checker import Accepted, ClientLog, Evidence, Letter, Row, Shown
+from tests.faults.sender import Sender
 from tests.faults.stack import PARTITIONS, Tier
 from tests.until import scaled, until
 
 KEYS = Keys(PARTITIONS)
+_RUNS = itertools.count(1)
 TRY_SECONDS = 2.0  # less than ingest's own deadline, so that tries overlap
 _OUTAGES = (redis.exceptions.RedisError, OSError)
 
@@ -34,38 +38,35 @@ class Producer:
     ticket: str
     sent: list[str] = field(default_factory=list)
     accepted: list[Accepted] = field(default_factory=list)
-    accepted_at: dict[str, float] = field(default_factory=dict)  # key -> Unix seconds of the answer
     retries: int = 0
     unexpected: list[str] = field(default_factory=list)  # answers that no fault excuses
+    fate: Callable[[int], str] = lambda _: ""  # what to append to the text of message n, for `policy.yaml`
 
-    async def run(
-        self, client: httpx.AsyncClient, nodes: Sequence[Tier], rng: random.Random, rate: float, most: int | None = None
-    ) -> None:
+    async def run(self, nodes: Sequence[Tier], rng: random.Random, rate: float, most: int | None = None) -> None:
         """Send *rate* messages a second (0: as fast as they are accepted) until *most* or cancelled."""
-        while most is None or len(self.sent) < most:
-            key = f"{self.ticket}/{len(self.sent)}"
-            self.sent.append(key)
-            await self._accept(client, nodes, rng, key)
-            if rate:
-                await asyncio.sleep(rng.expovariate(rate))
+        sender = Sender()
+        try:
+            while most is None or len(self.sent) < most:
+                key = f"{self.ticket}/{len(self.sent)}{self.fate(len(self.sent))}"
+                self.sent.append(key)
+                await self._accept(sender, nodes, rng, key)
+                if rate:
+                    await asyncio.sleep(rng.expovariate(rate))
+        finally:
+            sender.close()
 
-    async def _accept(self, client: httpx.AsyncClient, nodes: Sequence[Tier], rng: random.Random, key: str) -> None:
-        body = {"ticket_id": self.ticket, "sender_id": "1", "message": key}
+    async def _accept(self, sender: Sender, nodes: Sequence[Tier], rng: random.Random, key: str) -> None:
         while True:
-            node = rng.choice(nodes)
             try:
-                answer = await client.post(
-                    f"http://{node.url}/chat/send", json=body, headers={"Idempotency-Key": key}, timeout=TRY_SECONDS
-                )
-            except httpx.TransportError:
+                status, body = await sender.send(rng.choice(nodes).url, self.ticket, key, key.split()[0], TRY_SECONDS)
+            except OSError:
                 pass  # killed, paused or cut: nobody knows whether it was stored
             else:
-                if answer.status_code == 200:
-                    self.accepted.append(Accepted(key, answer.json()["message_id"]))
-                    self.accepted_at[key] = time.time()
+                if status == 200:
+                    self.accepted.append(Accepted(key, json.loads(body)["message_id"]))
                     return
-                if answer.status_code != 503:
-                    self.unexpected.append(f"{answer.status_code} {answer.text[:200]}")
+                if status != 503:
+                    self.unexpected.append(f"{status} {body[:200]}")
             self.retries += 1
             await asyncio.sleep(rng.uniform(0.02, 0.1))
 
@@ -169,17 +170,18 @@ class Load:
         rate: float = 0.0,
         most: int | None = None,
         stay_s: float = 0.0,
+        fate: Callable[[int], str] = lambda _: "",
     ) -> None:
         """*rate* messages a second and ticket, *most* messages of each; *stay_s*: see `Subscriber.run`."""
-        names = [f"T{seed}-{n}" for n in range(tickets)]
-        self.producers = [Producer(ticket) for ticket in names]
+        run = next(_RUNS)  # tickets of one run only, so that several can share a stack
+        names = [f"T{run}-{n}" for n in range(tickets)]
+        self.producers = [Producer(ticket, fate=fate) for ticket in names]
         self.subscribers = [Subscriber(ClientLog(f"reader-{n}", ticket)) for n, ticket in enumerate(names)]
         self.watcher = Watcher(names, redis_url, database_url)
         self._redis_url = redis_url
         self._database_url = database_url
         self._ingests, self._deliveries = ingests, deliveries
         self._seed, self._rate, self._most, self._stay_s = seed, rate, most, stay_s
-        self._client = httpx.AsyncClient(limits=httpx.Limits(max_connections=None, max_keepalive_connections=None))
         self._sending: list[asyncio.Task[None]] = []
         self._listening: list[asyncio.Task[None]] = []
 
@@ -195,7 +197,7 @@ class Load:
             run = subscriber.run(self._deliveries, random.Random(rng.random()), watcher.ask, self._stay_s)
             self._listening.append(asyncio.create_task(run))
         for producer in self.producers:
-            sending = producer.run(self._client, self._ingests, random.Random(rng.random()), self._rate, self._most)
+            sending = producer.run(self._ingests, random.Random(rng.random()), self._rate, self._most)
             self._sending.append(asyncio.create_task(sending))
 
     async def sent(self, timeout_s: float = 60.0) -> None:
@@ -213,7 +215,6 @@ class Load:
             for task in (*self._sending, *self._listening):
                 task.cancel()
             ended = await asyncio.gather(*self._sending, *self._listening, return_exceptions=True)
-            await self._client.aclose()
         faults = [e for e in ended if isinstance(e, Exception)]
         if faults:
             raise ExceptionGroup("the harness itself failed", faults)
@@ -259,6 +260,18 @@ class Load:
             pending=frozenset(pending),
             clients=[subscriber.log for subscriber in self.subscribers],
         )
+
+    def longest_stall(self, since: float = 0.0, until: float = math.inf) -> float:
+        """The longest time from accept to confirm, seconds, of messages that waited at some time in between."""
+        stalls = [
+            at - accepted_s
+            for producer in self.producers
+            for answer in producer.accepted
+            if (at := self.watcher.confirmed_at.get(answer.key)) is not None
+            and at >= since
+            and (accepted_s := MessageId.parse(answer.message_id).ms / 1000) <= until
+        ]
+        return max(stalls, default=0.0)
 
     @property
     def unexpected(self) -> list[str]:

@@ -36,6 +36,7 @@ class Tier:
         self.port = free_port() if kind != "worker" else 0
         self.internal_port = free_port()
         self.log = folder / f"{name}.log"
+        self.restarts = 0  # by `Stack.supervise`
         self._process: subprocess.Popen[bytes] | None = None
         prefix = kind.upper()
         self._environment = {
@@ -181,6 +182,30 @@ class Stack:
     async def ready(self, timeout_s: float = 30.0) -> None:
         await asyncio.gather(*(tier.ready(timeout_s) for tier in self.tiers))
 
+    async def whole(self) -> None:
+        """Bring back whatever is down or paused, and wait until all is as after the start."""
+        for tier in self.tiers:
+            if tier.alive:
+                tier.send(signal.SIGCONT)
+            else:
+                tier.start()
+        await self.ready()
+        await self.shared_out()
+
+    async def supervise(self, **instructions: str) -> None:
+        """Start again, for ever, what died, as Kubernetes would; *instructions*: see `Tier.start`."""
+        while True:
+            for tier in self.tiers:
+                if not tier.alive:
+                    tier.restarts += 1
+                    tier.start(**instructions)
+            await asyncio.sleep(0.1)
+
+    def end(self) -> None:
+        """End all processes, whatever state they are in."""
+        for tier in self.tiers:
+            tier.end()
+
     async def shared_out(self, among: Iterable[Tier] | None = None) -> None:
         """Wait until every partition has an owner and each worker of *among* (all by default) has its share."""
         workers = list(among or self.workers)
@@ -197,11 +222,7 @@ async def running(folder: Path, redis_url: str, database_url: str, **options: ob
     """A stack that is ready; all its processes end with the block."""
     stack = Stack(folder, redis_url, database_url, **options)  # type: ignore[arg-type]
     try:
-        for tier in stack.tiers:
-            tier.start()
-        await stack.ready()
-        await stack.shared_out()
+        await stack.whole()
         yield stack
     finally:
-        for tier in stack.tiers:
-            tier.end()
+        stack.end()
