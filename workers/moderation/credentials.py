@@ -28,7 +28,8 @@ _KEYS = compile_linear(
     r"|\beyJ[A-Za-z0-9_\-]{8,}\.eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]*"
 )
 _NAMED = compile_linear(
-    r"(?i)\b(?:pass(?:word|wd|code|phrase)?|pwd|api[ _\-]?key|secret(?:[ _\-]?key)?|access[ _\-]?(?:key|token)"
+    r"(?i)(?:\b|_)(?:pass(?:word|wd|code|phrase)?|pwd?|api[ _\-]?key|secret(?:[ _\-](?:access[ _\-])?key)?"
+    r"|access[ _\-]?(?:key|token)"
     r"|auth[ _\-]?token|client[ _\-]?secret|token)(?:\s*[:=]\s*|\s+is\s*:?\s+)[\"'`]?([^\s\"'`<>\[\]]{6,})"
     r"|\b(?:password|passwd|passcode|pwd|bearer)\s+[\"'`]?([^\s\"'`<>\[\]]{6,})",
     groups=True,
@@ -39,7 +40,7 @@ _CARD_CODE = compile_linear(
     groups=True,
 )
 # What makes `password is …` worth a closer look, cheap enough for every message.
-CUES = r"(?i)pass(?:word|wd|code|phrase)|pwd|api[ _\-]?key|secret|token|bearer|cvv|cvc|security code"
+CUES = r"(?i)pass(?:word|wd|code|phrase)|pwd|\bpw\b|api[ _\-]?key|secret|token|bearer|cvv|cvc|security code"
 
 
 def find_keys(text: str) -> Iterator[Place]:

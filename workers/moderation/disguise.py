@@ -157,7 +157,9 @@ def _runs_fit(word: str, letters: str, open_start: bool, open_end: bool) -> bool
 def _enough_letters(typed: str, text: str, size: int, mixed: bool) -> bool:
     """Say whether enough of the term was typed in letters: `A55` and `455` are model numbers."""
     digits = sum(min(len(list(run)), 2) for char, run in groupby(typed) if char in LEET_DIGITS)
-    if digits > (1 if size <= 3 else 2 if size <= 5 else size - 2) or not any(map(str.isalpha, typed)):
+    if digits > (1 if size <= 3 else 2 if size <= 5 else size - 2) or not (
+        any(map(str.isalpha, typed)) or ("@" in typed and "$" in typed)
+    ):
         return False
     if not typed.isascii() and any(char in LOOSE and char not in text for char in typed):
         return mixed
