@@ -11,12 +11,13 @@ from starlette.responses import Response
 
 from ingest import metrics
 from ingest.exchange import error_body, to_json
-from ingest.service import Ingest
 from schemas.events import ID_PATTERN, ID_RULE
 from schemas.message_id import MessageId
 from ticketwire.archive.dead_letters import LetterArchive
+from ticketwire.archive.messages import Archive
 from ticketwire.archive.rows import FoundMessage
 from ticketwire.bus.accept import is_pending
+from ticketwire.bus.bus import Bus
 from ticketwire.bus.dead_letters import DeadLetters, Letter
 from ticketwire.errors import Rejected, TicketwireError, Unavailable
 
@@ -34,7 +35,8 @@ async def message_fate(request: Request) -> Response:
     try:
         ticket, message_id = _asked(request.path_params["ticket"], request.path_params["message_id"])
         found = {"ticket_id": ticket, "message_id": str(message_id)}
-        found |= await Finder(request.state.ingest, ticket).find(message_id)
+        ingest = request.state.ingest
+        found |= await Finder(ingest.bus, ingest.archive, ticket).find(message_id)
     except TicketwireError as exc:
         metrics.REFUSED.labels(exc.code).inc()
         headers = {"Retry-After": str(exc.retry_after_s)} if isinstance(exc, Unavailable) else None
@@ -50,13 +52,13 @@ class Finder:
     leaves Redis only when PostgreSQL has it.
     """
 
-    def __init__(self, ingest: Ingest, ticket: str) -> None:
+    def __init__(self, bus: Bus, archive: Archive, ticket: str) -> None:
         self._ticket = ticket
-        self._bus = ingest.bus
-        self._partition = ingest.bus.keys.partition_of(ticket)
-        self._archive = ingest.archive
-        self._letters = DeadLetters(ingest.bus)
-        self._kept = LetterArchive(ingest.archive.database)
+        self._bus = bus
+        self._partition = bus.keys.partition_of(ticket)
+        self._archive = archive
+        self._letters = DeadLetters(bus)
+        self._kept = LetterArchive(archive.database)
 
     async def find(self, message_id: MessageId, followed: int = 0) -> Fate:
         """Raises Rejected `not_found`, and Unavailable when it cannot be told."""

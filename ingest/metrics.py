@@ -19,3 +19,7 @@ BACKLOG_MAX = Gauge("ingest_backlog_entries_max", "Entries accepted and not yet 
 MEMORY = Gauge("ingest_redis_memory_ratio", "Used share of maxmemory, fullest Redis server; 0 without a limit")
 CLOSED = Gauge("ingest_closed_partitions", "Partitions whose messages are refused for backlog or memory")
 DEAD_LETTERS = Gauge("ingest_dead_letters", "Dead letters of a partition, looked at every few seconds", ["partition"])
+LOST = Counter(
+    "ingest_lost_after_failover",
+    "Messages that this node answered with an id and that Redis then lost: found neither there nor in PostgreSQL",
+)

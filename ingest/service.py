@@ -11,6 +11,7 @@ from ingest import metrics
 from ingest.admission import Admission, Marks
 from ingest.group_commit import GroupCommit
 from ingest.settings import IngestSettings
+from ingest.witness import Witness
 from schemas.entries import encode_submitted
 from schemas.events import Submitted
 from ticketwire.archive.messages import Archive, open_archive
@@ -87,10 +88,11 @@ async def open_ingest(settings: IngestSettings, health: Health) -> AsyncIterator
         )
         watch = Watch(bus, acceptor, admission, health, settings.measure_ms / 1000, shared.redis_timeout_ms / 1000)
         await watch.look()  # so that with Redis there the first request finds the door open
-        watching = tasks.create_task(watch.run(), name="watch")
+        witness = Witness(bus, archive, shared, settings.remember_answers, settings.measure_ms / 1000)
+        watching = [tasks.create_task(watch.run(), name="watch"), tasks.create_task(witness.run(), name="witness")]
         own_lanes = bus.keys.cluster or shared.durability == "fsync"
         async with GroupCommit(
-            acceptor.accept,
+            witness.remembering(acceptor.accept),
             lanes=shared.partitions if own_lanes else 1,
             deadline_s=settings.deadline_ms / 1000,
             # A call that waits up to a second for the disk should take along all it can.
@@ -103,7 +105,8 @@ async def open_ingest(settings: IngestSettings, health: Health) -> AsyncIterator
                 yield Ingest(bus, archive, admission, commit)
             finally:
                 admission.drain()
-        watching.cancel()
+        for task in watching:
+            task.cancel()
 
 
 class Watch:

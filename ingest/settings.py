@@ -81,6 +81,12 @@ class IngestSettings(BaseSettings):
         default=0.80, ge=0.0, le=1.0, description="used share at which a door closed by max_redis_memory opens again"
     )
     measure_ms: int = Field(default=500, ge=10, le=60_000, description="how often backlog and memory are measured")
+    remember_answers: int = Field(
+        default=50_000,
+        ge=0,
+        le=10_000_000,
+        description="newest messages whose whereabouts are asked after when Redis may have lost some; 200 bytes each",
+    )
     archive_connections: int = Field(
         default=4, ge=1, le=64, description="PostgreSQL connections for questions about a message's fate"
     )

@@ -8,6 +8,7 @@
 | `ingest:{<p>}:replayed` | hash | letter id -> what it was sent as (replay.lua) | until PostgreSQL has it: seconds |
 | `ingest:{<p>}:idem:<ticket>:<sender>:<key>` | string | `<message id> <digest>` for a caller's idempotency key | 24 h |
 | `ingest:{<p>}:idem:batch:<token>` | string | ids answered for one group commit | twice the retry window |
+| `ingest:{<p>}:history` | string | drawn by lot once: another value means that keys were lost | for ever |
 | `ingest:{<p>}:rate:<who>` | string | GCRA state of a sender on this partition | seconds |
 | `workers` | sorted set | live workers, score = expiry in ms | heartbeat |
 | `admin:job:{<id>}`, `:alive` | string | an admin job as JSON; there while it is worked on | 24 h; seconds |
@@ -62,6 +63,9 @@ class Keys:
 
     def replayed(self, partition: int) -> str:
         return f"ingest:{{{partition:02d}}}:replayed"
+
+    def history(self, partition: int) -> str:
+        return f"ingest:{{{partition:02d}}}:history"
 
     @staticmethod
     def job(job_id: str) -> str:
