@@ -34,9 +34,23 @@ format: install ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: $(VENV)/bench/.installed ## the ratios of docs/benchmarks.md, a quarter of an hour on a quiet machine
+	$(BIN)/python -m bench.http_accept
+	$(BIN)/python -m bench.accept
+	BENCH_PYTHON=$(VENV)/bench/bin/python $(BIN)/python -m bench.worker
+	$(BIN)/python -m bench.archive
+	$(BIN)/python -m bench.moderation
+	$(BIN)/python -m bench.fanout
+
+# FastStream, which the worker is compared with, lives apart: the product does not need it.
+$(VENV)/bench/.installed: $(INSTALLED) bench/peers/requirements.txt
+	$(PYTHON) -m venv $(VENV)/bench
+	$(VENV)/bench/bin/pip install --quiet --disable-pip-version-check -r bench/peers/requirements.txt
+	@touch $@
+
 lock: install ## renew requirements.lock from pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url \
 		--no-header --no-emit-package ticketwire --quiet -o requirements.lock
 
-.PHONY: help install demo test check format lock
+.PHONY: help install demo test check format bench lock
