@@ -227,6 +227,8 @@ PIECES = (
 def slow(seconds: float = 40.0) -> None:
     """Mix pieces at random for *seconds* and print the slowest mixtures, each as the best of five tries."""
     rules = RuleSet(load_policy(default_policy_path()))
+    gc.collect()
+    gc.freeze()
     rng = random.Random()
     found: list[tuple[float, list[str]]] = []
     tries, until = 0, time.monotonic() + seconds

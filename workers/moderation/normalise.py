@@ -23,6 +23,9 @@ MAX_EXPANSION = 4
 # Most entries that the table may grow to; a text of rare characters costs a look-up each after that.
 MAX_TABLE = 40_000
 
+# Nobody reads more than this backwards; it would double the work for every text.
+MAX_REVERSED = 1_000
+
 _INVISIBLE_CATEGORIES = frozenset({"Mn", "Me", "Cf", "Cs", "Co", "Cn"})
 # Drawn as nothing although they are letters or spaces by category.
 _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800\u17b4\u17b5\u034f")
@@ -130,14 +133,20 @@ def fold(text: str) -> str:
     if is_plain(text):
         return text
     folded = text.translate(_TABLE)
-    if "\u202e" in text:
-        folded += "".join(" " + shown.translate(_TABLE) for shown in _shown_reversed(text))
+    for start, end in _overridden(text):
+        folded += " " + text[start:end][::-1].translate(_TABLE)
     return folded
 
 
-def _shown_reversed(text: str) -> Iterator[str]:
+def _overridden(text: str) -> Iterator[tuple[int, int]]:
+    """Yield which characters are shown from right to left, up to `MAX_REVERSED` of them."""
+    left = MAX_REVERSED
     for match in _OVERRIDE.finditer(text):
-        yield match[1][::-1]
+        start, end = match.span(1)
+        if left <= 0:
+            return
+        yield start, min(end, start + left)
+        left -= end - start
 
 
 class Origin:
@@ -176,8 +185,8 @@ def _starts_of(text: str) -> list[int]:
                 starts.append(index)
             elif width:
                 starts.extend([index] * width)
-    for match in _OVERRIDE.finditer(text):
-        starts.append(match.start())  # the space that `fold` puts before it
-        for index in range(match.end() - 1, match.start(), -1):
+    for start, end in _overridden(text):
+        starts.append(start)  # the space that `fold` puts before it
+        for index in range(end - 1, start - 1, -1):
             starts.extend([index] * len(_TABLE[ord(text[index])]))
     return starts
