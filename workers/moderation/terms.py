@@ -144,7 +144,7 @@ class TermIndex:
             self._find_in(squeezed, Reading.LEET, search)
         if not search.full:
             self._find_spelled(leet, search)
-            if plain is not leet and ("|" in folded or "!" in folded or "+" in folded):
+            if plain is not leet and (not folded.isascii() or not {"|", "!", "+"}.isdisjoint(folded)):
                 self._find_spelled(plain, search)  # `c|u|n|t`: the signs divide after all
             for start, end, pattern in self._wildcards.find(folded):
                 search.add((start, end), pattern)
