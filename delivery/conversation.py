@@ -13,6 +13,7 @@ from websockets.http11 import Response
 
 from delivery import metrics, wire
 from delivery.protocol import EXTENSION, Handler, SocketProtocol, Sockets
+from ticketwire.limited_http import write_response
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,8 @@ class Conversation:
 
     def _deny(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         self._over = True
-        deny(self._transport, status, headers, body)
+        metrics.REFUSED.labels(int(status)).inc()
+        write_response(self._transport, status, headers, body)
 
     # --- Handler
 
@@ -162,13 +164,3 @@ class Conversation:
         if not self._reading:
             self._reading = True
             self.socket.resume_reading()
-
-
-def deny(transport: asyncio.Transport, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    """Answer a handshake with an ordinary HTTP response and close."""
-    metrics.REFUSED.labels(int(status)).inc()
-    lines = [f"HTTP/1.1 {int(status)} {HTTPStatus(status).phrase}".encode()]
-    lines += [name + b": " + value for name, value in headers if name.lower() not in (b"connection", b"content-length")]
-    lines += [b"connection: close", b"content-length: %d" % len(body)]
-    transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
-    transport.close()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from typing import Any, cast
 from urllib.parse import unquote
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
@@ -17,18 +15,15 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from delivery import metrics
-from delivery.conversation import Conversation, deny
+from delivery.conversation import Conversation
 from delivery.protocol import Sockets
+from ticketwire.limited_http import LimitedHttp
 
 _quiet = logging.getLogger("websockets.server")
 
 
-class _HeadTooLarge(Exception):
-    """Raised through the parser, which turns it into its own error."""
-
-
-class UpgradingHttp(HttpToolsProtocol):
-    """uvicorn's HTTP, which times no request out and bounds no header, with both; upgrades come to us.
+class UpgradingHttp(LimitedHttp):
+    """uvicorn's HTTP with limits; upgrades come to us.
 
     Give it to uvicorn as `http=functools.partial(UpgradingHttp, sockets)`.
     """
@@ -43,75 +38,12 @@ class UpgradingHttp(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._sockets = sockets
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._fed_bytes = 0  # since the request began; the parser keeps an unfinished header to itself
-        self._head_bytes = 0  # request line and headers parsed
-        self._in_head = True
-
-    # --- limits
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
-        self._time_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self.parser is None:
-            return  # closing after an upgrade that was refused
-        super().data_received(data)
-        self._fed_bytes += len(data)
-        if self._in_head and self._fed_bytes > self._sockets.settings.max_header_bytes:
-            self._refuse_head()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head, self._head_bytes, self._fed_bytes = True, 0, 0
-        if self._head_timer is None:
-            self._time_head()  # the next request of a kept connection
-
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        self._measure(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        self._measure(len(name) + len(value) + 4)
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._stop_timer()
-        super().on_headers_complete()
-
-    def _measure(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > self._sockets.settings.max_header_bytes:
-            raise _HeadTooLarge
-
-    def _time_head(self) -> None:
-        seconds = self._sockets.settings.handshake_seconds
-        self._head_timer = self.loop.call_later(seconds, self._refuse, 408, f"no complete request within {seconds:g} s")
-
-    def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def send_400_response(self, msg: str) -> None:
-        if self._head_bytes > self._sockets.settings.max_header_bytes:
-            self._refuse_head()
-        else:
-            self._refuse(400, "the request is not HTTP/1.1")
-
-    def _refuse_head(self) -> None:
-        self._refuse(431, f"the request's head is larger than {self._sockets.settings.max_header_bytes} bytes")
+        self.max_head_bytes = sockets.settings.max_header_bytes
+        self.head_seconds = sockets.settings.handshake_seconds
 
     def _refuse(self, status: int, sentence: str, *headers: tuple[bytes, bytes]) -> None:
-        if not self.transport.is_closing():
-            body = json.dumps({"error": sentence}).encode()
-            deny(self.transport, status, [(b"content-type", b"application/json"), *headers], body)
+        metrics.REFUSED.labels(int(status)).inc()
+        super()._refuse(status, sentence, *headers)
 
     # --- the handshake
 

@@ -14,6 +14,7 @@ from uvicorn.lifespan.on import LifespanOn
 
 from ticketwire.errors import SettingsError
 from ticketwire.lifecycle import Lifecycle
+from ticketwire.limited_http import LimitedHttp
 
 _BACKLOG = 2_048
 _MARGIN_SECONDS = 0.5  # of the deadline, left for closing what the application had open
@@ -47,15 +48,15 @@ def port_of(bound: socket.socket) -> int:
 def uvicorn_config(app: Any, **options: Any) -> uvicorn.Config:
     """uvicorn's options as all our servers want them; *options* win.
 
-    No access log (metrics count), no `server` header, no trust in `X-Forwarded-For` that nobody asked for, and no
-    permessage-deflate: it costs megabytes a socket.
+    Heads of requests are bounded in size and time. No access log (metrics count), no `server` header, no trust in
+    `X-Forwarded-For` that nobody asked for, and no permessage-deflate: it costs megabytes a socket.
     """
     defaults: dict[str, Any] = {
         "log_config": None,
         "access_log": False,
         "server_header": False,
         "proxy_headers": False,
-        "http": "httptools",
+        "http": LimitedHttp,
         "ws": "websockets-sansio",
         "ws_per_message_deflate": False,
         "lifespan": "on",

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -22,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.until import scaled, until
 from ticketwire.errors import SettingsError
 from ticketwire.lifecycle import Lifecycle
+from ticketwire.limited_http import LimitedHttp
 from ticketwire.serving import bind, http_server, port_of, uvicorn_config
 from ticketwire.telemetry.exposition import LOOP_LAG, MAX_CONNECTIONS, serve_internal
 from ticketwire.telemetry.health import Health
@@ -229,3 +231,32 @@ async def test_readyz_is_json_with_a_length() -> None:
         answer = await client.get("/readyz")
         assert json.loads(answer.content)["ready"] is False
         assert int(answer.headers["content-length"]) == len(answer.content)
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    await PlainTextResponse("hello")(scope, receive, send)
+
+
+async def _raw(port: int, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        return await asyncio.wait_for(reader.read(), scaled(10))
+    finally:
+        writer.close()
+
+
+async def test_a_request_whose_head_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvicorn would wait for ever, and a few thousand such connections are all it has."""
+    monkeypatch.setattr(LimitedHttp, "head_seconds", 0.2)
+    bound = bind("127.0.0.1", 0, "TEST_PORT")
+    async with http_server(uvicorn_config(hello, lifespan="off"), bound, Lifecycle(scaled(5))):
+        for head in (b"", b"GET / HTTP/1.1\r\nHost:", b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HT"):
+            assert b"408 Request Timeout" in await _raw(port_of(bound), head)
+
+
+async def test_a_head_that_is_too_large_is_refused() -> None:
+    bound = bind("127.0.0.1", 0, "TEST_PORT")
+    async with http_server(uvicorn_config(hello, lifespan="off"), bound, Lifecycle(scaled(5))):
+        answer = await _raw(port_of(bound), b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n")
+        assert b"431 Request Header Fields Too Large" in answer

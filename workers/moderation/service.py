@@ -69,6 +69,7 @@ class Moderation:
         self._external = external
         self._reviews = reviews
         self._mutes = Mutes()
+        self._reloading: asyncio.Future[bool] | None = None  # kept, or nobody would hear of its failure
 
     def for_partition(self) -> Moderator:
         """Return a moderator with a flood memory of its own: a takeover begins with an empty one."""
@@ -89,9 +90,9 @@ class Moderation:
         self._mutes.replace(await self._reviews.muted(time.time_ns() // 1_000_000 - 86_400_000))
 
     def reload(self) -> None:
-        """Read the policy file now, as SIGHUP asks for."""
+        """Read the policy file now, as SIGHUP asks for; in a thread, since large lists take a while."""
         log.info("SIGHUP: reading the policy")
-        self._policy.reload()
+        self._reloading = asyncio.get_running_loop().run_in_executor(None, self._policy.reload)
 
 
 @asynccontextmanager
