@@ -273,6 +273,17 @@ class Load:
         ]
         return max(stalls, default=0.0)
 
+    def goes_on(self, since: float) -> bool:
+        """Whether of every ticket a message accepted after *since* (Unix seconds) has been confirmed."""
+        confirmed = self.watcher.confirmed_at
+        return all(
+            any(
+                answer.key in confirmed and MessageId.parse(answer.message_id).ms / 1000 > since
+                for answer in reversed(producer.accepted[-100:])
+            )
+            for producer in self.producers
+        )
+
     @property
     def unexpected(self) -> list[str]:
         return [answer for producer in self.producers for answer in producer.unexpected]

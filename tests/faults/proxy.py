@@ -50,6 +50,8 @@ class Proxy:
         try:
             if not self.refuse:
                 await self._relay(reader, writer)
+        except asyncio.CancelledError:
+            pass  # `close`; asyncio's streams of 3.11 report a cancelled handler as a fault
         finally:
             writer.transport.abort()
             self._tasks.discard(task)

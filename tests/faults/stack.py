@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -37,6 +38,8 @@ class Tier:
         self.internal_port = free_port()
         self.log = folder / f"{name}.log"
         self.restarts = 0  # by `Stack.supervise`
+        self.nap_s = LEASE_MS / 1000
+        self._wake_at: float | None = None  # monotonic seconds; None: nobody said when
         self._process: subprocess.Popen[bytes] | None = None
         prefix = kind.upper()
         self._environment = {
@@ -76,6 +79,7 @@ class Tier:
         """Start it; with *instructions* under `tests.faults.instrumented`, which follows them. From the main thread."""
         assert not self.alive, f"{self.name} runs already"
         module = _MODULES[self.kind]
+        self._wake_at = None
         argv = ["-m", "tests.faults.instrumented", module] if instructions else ["-m", module]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -98,6 +102,19 @@ class Tier:
         self.send(signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
+
+    def pause(self, seconds: float) -> None:
+        """SIGSTOP; `Stack.supervise` wakes it."""
+        self._wake_at = time.monotonic() + seconds
+        self.send(signal.SIGSTOP)
+
+    def wake_if_due(self, now: float) -> None:
+        """Wake it when its pause is over. One that paused itself (`instrumented`) sleeps for *self.nap_s* from now."""
+        if self._wake_at is None:
+            self._wake_at = now + self.nap_s
+        elif now >= self._wake_at:
+            self._wake_at = None
+            self.send(signal.SIGCONT)
 
     async def ended(self, timeout_s: float = 15.0) -> int:
         """Wait for its end; return the exit code, negative for a signal."""
@@ -149,7 +166,7 @@ class Stack:
     def __init__(
         self,
         folder: Path,
-        redis_url: str,
+        redis_url: str | Mapping[Kind, str],
         database_url: str,
         *,
         ingests: int = 1,
@@ -157,9 +174,8 @@ class Stack:
         deliveries: int = 1,
         **settings: str,
     ) -> None:
-        """*settings*: environment variables beyond the ones every run here has."""
+        """*redis_url*: one for all, or one for each kind. *settings*: variables beyond those that every run has."""
         environment = {
-            "TICKETWIRE_REDIS_URL": redis_url,
             "TICKETWIRE_DATABASE_URL": database_url,
             "TICKETWIRE_AUTH": "off",
             "TICKETWIRE_LEASE_TTL_MS": str(LEASE_MS),
@@ -170,10 +186,16 @@ class Stack:
             "TICKETWIRE_POLICY": str(Path(__file__).with_name("policy.yaml")),
             **settings,
         }
+        urls = dict.fromkeys(_MODULES, redis_url) if isinstance(redis_url, str) else redis_url
+
+        def make(kind: Kind, count: int) -> list[Tier]:
+            own = {**environment, "TICKETWIRE_REDIS_URL": urls[kind]}
+            return [Tier(kind, f"{kind}-{n}", own, folder) for n in range(1, count + 1)]
+
         self.folder = folder
-        self.ingests = [Tier("ingest", f"ingest-{n}", environment, folder) for n in range(1, ingests + 1)]
-        self.workers = [Tier("worker", f"worker-{n}", environment, folder) for n in range(1, workers + 1)]
-        self.deliveries = [Tier("delivery", f"delivery-{n}", environment, folder) for n in range(1, deliveries + 1)]
+        self.ingests = make("ingest", ingests)
+        self.workers = make("worker", workers)
+        self.deliveries = make("delivery", deliveries)
 
     @property
     def tiers(self) -> list[Tier]:
@@ -192,14 +214,16 @@ class Stack:
         await self.ready()
         await self.shared_out()
 
-    async def supervise(self, **instructions: str) -> None:
-        """Start again, for ever, what died, as Kubernetes would; *instructions*: see `Tier.start`."""
+    async def supervise(self) -> None:
+        """Start again, for ever, what died, as Kubernetes would, and wake at its time what was paused."""
         while True:
             for tier in self.tiers:
                 if not tier.alive:
                     tier.restarts += 1
-                    tier.start(**instructions)
-            await asyncio.sleep(0.1)
+                    tier.start()
+                elif tier.stopped:
+                    tier.wake_if_due(time.monotonic())
+            await asyncio.sleep(0.05)
 
     def end(self) -> None:
         """End all processes, whatever state they are in."""
@@ -218,7 +242,9 @@ class Stack:
 
 
 @asynccontextmanager
-async def running(folder: Path, redis_url: str, database_url: str, **options: object) -> AsyncIterator[Stack]:
+async def running(
+    folder: Path, redis_url: str | Mapping[Kind, str], database_url: str, **options: object
+) -> AsyncIterator[Stack]:
     """A stack that is ready; all its processes end with the block."""
     stack = Stack(folder, redis_url, database_url, **options)  # type: ignore[arg-type]
     try:
