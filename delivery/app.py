@@ -24,8 +24,10 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
+from delivery.access import Access
 from delivery.backlog import Backlog
 from delivery.canary import Canary
+from delivery.clients import Clients, open_clients
 from delivery.protocol import SocketProtocol, Sockets
 from delivery.replay import Replay, backoff
 from delivery.routes import Routes, web_folder
@@ -96,6 +98,7 @@ class Node:
 
     port: int
     sockets: Sockets
+    clients: Clients
     rooms: Rooms
     subscriber: Subscriber
     bus: Bus
@@ -121,9 +124,14 @@ async def open_node(settings: DeliverySettings, lifecycle: Lifecycle, health: He
         subscriber = await stack.enter_async_context(open_subscriber(bus))
         backlog = Backlog(bus, archive, settings.replay_page_entries)
         rooms = await stack.enter_async_context(open_rooms(bus, subscriber, backlog, settings))
-        routes = Routes(settings, bus, rooms, Replay(backlog, settings.replay_pages), archive)
-        sockets = Sockets(settings)
+        replay = Replay(backlog, settings.replay_pages)
         name = f"{settings.name or socket.gethostname()}-{secrets.token_hex(4)}"
+        access = Access(settings.shared.auth)
+        clients = await stack.enter_async_context(
+            open_clients(settings, bus, archive, backlog, rooms, replay, access, name)
+        )
+        routes = Routes(settings, bus, rooms, replay, archive, clients)
+        sockets = Sockets(settings)
         canary = Canary(bus, subscriber, settings, name, health)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         tasks = [
@@ -135,7 +143,7 @@ async def open_node(settings: DeliverySettings, lifecycle: Lifecycle, health: He
         try:
             async with http_server(config, bound, lifecycle):
                 log.info("listening", extra={"port": port_of(bound), "node": name})
-                yield Node(port_of(bound), sockets, rooms, subscriber, bus)
+                yield Node(port_of(bound), sockets, clients, rooms, subscriber, bus)
         finally:
             for task in tasks:
                 task.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from delivery.events import Event
 from schemas.message_id import MessageId
@@ -17,6 +18,14 @@ class Page:
 
     events: list[Event]
     more: bool  # whether there may be others after them
+
+
+class Known(Enum):
+    """Where a position was found."""
+
+    LOG = "log"
+    ARCHIVE = "archive"
+    NOWHERE = "nowhere"  # it never existed, or no longer does
 
 
 class Backlog:
@@ -34,6 +43,24 @@ class Backlog:
         """
         found = await top(self._bus, ticket)
         return found if found.ms or found.seq else await self._archive.newest(ticket)
+
+    async def knows(self, ticket: str, position: MessageId) -> Known:
+        """Say whether an entry of the ticket's log has, or had, this id. Raises Unavailable.
+
+        What the archive has is counted though the log may not have it yet: whoever names it has read the history.
+        """
+        log = await read_after(self._bus, ticket, position, 1)
+        if log.joined:
+            return Known.LOG
+        found = await self._archive.find(ticket, position)
+        # What is held or was rejected has no place; another id means that the one asked for was never shown.
+        shown = found is not None and found.message_id == position and found.status not in ("held", "rejected")
+        return Known.ARCHIVE if shown else Known.NOWHERE
+
+    async def unread(self, ticket: str, user: str, read: MessageId, most: int) -> int:
+        """Count the messages of others after *read*, *most* at most. Raises Unavailable."""
+        found = await self._archive.history(ticket, after=read, limit=most)
+        return sum(message.sender_id != user for message in found)
 
     async def page_after(self, ticket: str, position: MessageId, known: MessageId) -> Page:
         """Return the next events after *position*. Raises Unavailable.

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from delivery.wire import text_frame
 from schemas.events import Confirmed, plain_json
-from schemas.message_id import MessageId
+from schemas.message_id import ZERO, MessageId
 
 
 class Event:
     """One confirmed message, with its place in the log. Frames are made when first needed, once for all sockets."""
 
-    __slots__ = ("at", "confirmed", "frames")
+    __slots__ = ("at", "confirmed", "frames", "prev")
 
     def __init__(self, confirmed: Confirmed) -> None:
         self.confirmed = confirmed
         self.at = confirmed.position
+        self.prev = ZERO  # the position before it, once a room has delivered it
         self.frames: dict[Encoding, bytes] = {}
 
     def frame(self, encoding: Encoding) -> bytes:
@@ -40,6 +42,19 @@ def plain(event: Event) -> bytes:
     return text_frame(plain_json(event.confirmed).encode("utf-8", "replace"))
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What travels beside the log and is kept nowhere: typing, receipts, presence. The payload is a v1 frame's."""
+
+    kind: str
+    user: str  # whom it is about; empty for several
+    payload: str
+    version: int = 0  # of a presence_diff
+
+
+NOTICES = frozenset(("typing", "receipt", "presence_diff"))
+
+
 class Changed:
     """The log has something that the channel does not tell: read it."""
 
@@ -47,7 +62,7 @@ class Changed:
 CHANGED = Changed()
 
 
-def read_event(payload: str) -> tuple[Event, MessageId] | Changed | None:
+def read_event(payload: str) -> tuple[Event, MessageId] | Notice | Changed | None:
     """Read a message of an `:events` channel: the event and its predecessor's id; None for a type not known here.
 
     What cannot be read is taken as "something changed": the log has the truth.
@@ -55,6 +70,8 @@ def read_event(payload: str) -> tuple[Event, MessageId] | Changed | None:
     try:
         fields = json.loads(payload)
         kind = fields["type"]
+        if kind in NOTICES:
+            return Notice(kind, str(fields.get("user_id", "")), payload, int(fields.get("version", 0)))
         if kind in ("message_deleted", "message_updated"):
             change = Confirmed(
                 fields["ticket_id"],

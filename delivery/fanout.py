@@ -15,11 +15,20 @@ WRITE_BYTES = 65_536
 
 
 class Writer(Protocol):
-    """Whoever gets prepared frames: a socket, or later a session with its window on one."""
+    """Whoever gets prepared frames: a socket or an SSE stream."""
 
     @property
     def write(self) -> Callable[[bytes], None]:
         """Never waits and never raises; what is written after the end is dropped."""
+
+
+class Audience(Protocol):
+    """Readers that need more care than a write: those of v1."""
+
+    def __len__(self) -> int: ...
+
+    def deliver(self, events: list[Event]) -> tuple[int, int]:
+        """Give *events* to all; return how many frames and bytes were written."""
 
 
 def joined(frames: Iterable[bytes], limit: int = WRITE_BYTES) -> Iterator[bytes]:
@@ -62,13 +71,14 @@ class Fanout:
     def __init__(self, ticker: Ticker) -> None:
         self._ticker = ticker
         self._live: dict[Encoding, set[Writer]] = {}
+        self._audience: Audience | None = None
         self._pending: list[Event] = []
         self._pending_since = 0.0
 
     @property
     def live(self) -> int:
         """How many readers."""
-        return sum(map(len, self._live.values()))
+        return sum(map(len, self._live.values())) + (len(self._audience) if self._audience is not None else 0)
 
     def join(self, reader: Writer, encoding: Encoding) -> None:
         """Give *reader* every event from now on, none from before."""
@@ -105,6 +115,9 @@ class Fanout:
                     reader.write(data)
                 size += len(data) * len(targets)
             written += len(frames) * len(targets)
+        if self._audience is not None:
+            given, octets = self._audience.deliver(events)
+            written, size = written + given, size + octets
         if written:
             metrics.FRAMES.inc(written)
             metrics.BYTES.inc(size)

@@ -99,8 +99,8 @@ class SocketProtocol(asyncio.Protocol):
     """One WebSocket, from its accepted handshake on."""
 
     __slots__ = (
-        "_answer_due", "_handler", "_reader", "_registry", "_sockets", "_timer", "_transport", "_waiting", "closing",
-        "paused", "spoke", "write",
+        "_answer_due", "_handler", "_reader", "_registry", "_sockets", "_timer", "_transport", "_waiting", "beat",
+        "closing", "paused", "restart_code", "spoke", "write",
     )  # fmt: skip
 
     def __init__(self, sockets: Sockets, registry: set[object], transport: asyncio.Transport, handler: Handler) -> None:
@@ -113,6 +113,8 @@ class SocketProtocol(asyncio.Protocol):
         self._waiting: Waiting | None = None
         self._answer_due = False
         self.spoke = -1  # of the heartbeat; -1: not open yet
+        self.beat = wire.PING  # what a heartbeat sends
+        self.restart_code = SERVICE_RESTART
         self.paused = False  # more than `send_mark_bytes` unsent
         self.closing = False  # nothing but the closing handshake is left
         # Write a prepared frame, or several. A plain call into the transport as long as the socket keeps up.
@@ -185,7 +187,7 @@ class SocketProtocol(asyncio.Protocol):
 
     def restart(self) -> None:
         """Close because this node stops: come back elsewhere."""
-        self.close(SERVICE_RESTART, "this node restarts")
+        self.close(self.restart_code, "this node restarts")
 
     def close(self, code: int = wire.NORMAL, reason: str = "") -> None:
         """Send a close frame and wait a while for the answer. May be called again; the first call counts."""
@@ -233,7 +235,7 @@ class SocketProtocol(asyncio.Protocol):
 
     def ping(self) -> None:
         self._answer_due = True
-        self.write(wire.PING)
+        self.write(self.beat)
 
     def expect_pong(self) -> None:
         if self._answer_due:

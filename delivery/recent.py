@@ -27,13 +27,32 @@ class Recent:
             self._from = self._events[0].at
         self._events.append(event)
         if event.confirmed.target_id is not None:
-            self._forget(MessageId.parse(event.confirmed.target_id))
+            self._change(event)
 
-    def _forget(self, target: MessageId) -> None:
+    def _change(self, change: Event) -> None:
         """Keep the text of a deleted or updated message no longer. Readers are told by the change itself."""
-        kept = [event for event in self._events if event.at != target]
+        target = MessageId.parse(str(change.confirmed.target_id))
+        kept: list[Event] = []
+        prev: MessageId | None = None  # what now precedes the next event, where that is another one than before
+        for event in self._events:
+            if event.at == target:
+                if change.confirmed.kind == "message_deleted":
+                    prev = event.prev
+                    continue
+                renewed = Event(event.confirmed._replace(message=change.confirmed.message))
+                renewed.prev = event.prev
+                event = renewed
+            elif prev is not None:
+                again = Event(event.confirmed)
+                again.prev, prev = prev, None
+                event = again
+            kept.append(event)
         self._events.clear()
         self._events.extend(kept)
+
+    def knows(self, position: MessageId) -> bool:
+        """Whether there was an event at *position*, as far as memory reaches."""
+        return position == self._from or any(event.at == position for event in self._events)
 
     def after(self, position: MessageId) -> list[Event] | None:
         """Return the events after *position*; None when some of them are no longer here."""

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from delivery import metrics
 from delivery.backlog import Page
-from delivery.events import CHANGED, Event, read_event
+from delivery.events import CHANGED, Event, Notice, read_event
 from delivery.fanout import Fanout, Ticker
 from delivery.feed import Feed, Verdict
+from delivery.members import Members
 from delivery.recent import Recent
 from schemas.message_id import MessageId
 
@@ -31,6 +32,7 @@ class Room(Fanout):
         self._repair = repair
         self._feed: Feed | None = None  # None: not opened yet
         self._recent = Recent(recent)
+        self._members: Members | None = None
         self.missed = False  # something came, or may have, that was not delivered: cleared by the repair
         self.seen = MessageId(0, 0)  # newest position known to be confirmed
         self.refusal = ""  # why it could not be opened
@@ -61,6 +63,11 @@ class Room(Fanout):
         if found is None:
             _UNKNOWN.inc()  # of a newer version
             return
+        if isinstance(found, Notice):
+            if self._members is not None:
+                self.flush()  # whoever wrote and stopped typing has written first
+                self._members.tell(found)
+            return
         if found is CHANGED or not isinstance(found, tuple):
             _CHANGED.inc()
             self._miss("changed")
@@ -73,6 +80,7 @@ class Room(Fanout):
         verdict = self._feed.judge(event.at, prev)
         _VERDICTS[verdict].inc()
         if verdict is Verdict.DELIVER:
+            event.prev = prev
             self._recent.add(event, prev)
             self.emit(event)
         elif verdict is Verdict.GAP:
@@ -95,11 +103,22 @@ class Room(Fanout):
         for event in page.events:
             prev = self._feed.at
             if self._feed.advance(event.at):
+                event.prev = prev
                 self._recent.add(event, prev)
                 self.emit(event)
                 count += 1
         self.seen = max(self.seen, self._feed.at)
         return count
+
+    def members(self, make: Callable[[], Members] | None = None) -> Members | None:
+        """Return the v1 readers; with *make* they are made at the first call."""
+        if self._members is None and make is not None:
+            self._audience = self._members = make()
+        return self._members
+
+    def knows(self, position: MessageId) -> bool:
+        """Whether memory tells that *position* is one of this ticket's."""
+        return position == self.position or self._recent.knows(position)
 
     def recent_after(self, position: MessageId) -> list[Event] | None:
         """Return what follows *position* up to ours, from memory; None when memory does not reach back so far."""

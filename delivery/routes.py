@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,21 +12,27 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.websockets import WebSocket
 
+from delivery.clients import Clients
 from delivery.events import plain
 from delivery.fanout import Fanout
 from delivery.parameters import check_origin, limit, only_once, position, ticket_id
 from delivery.plain import PlainReader
 from delivery.protocol import EXTENSION, SocketProtocol
-from delivery.replay import Replay
+from delivery.replay import PreparedReader, Replay
 from delivery.room import Room
 from delivery.settings import DeliverySettings
+from delivery.subscribing import past_message
 from delivery.subscriptions import Rooms
-from schemas.events import Confirmed
+from schemas.frames import SUBPROTOCOL
+from schemas.problems import PROBLEMS
 from ticketwire.archive.messages import Archive
 from ticketwire.bus.bus import Bus
 from ticketwire.errors import Rejected, TicketwireError, Unavailable
 
+log = logging.getLogger(__name__)
+
 DEFAULT_LIMIT = 50
+_PRODUCT = "ticketwire."
 _PARAMETERS = ("ticket_id", "since", "before", "after", "limit")
 
 
@@ -43,26 +50,18 @@ def answer(problem: TicketwireError) -> Response:
     return JSONResponse({"error": problem.detail}, problem.problem.status, headers)
 
 
-def message_json(event: Confirmed) -> dict[str, object]:
-    """The five fields of plain mode."""
-    return {
-        "ticket_id": event.ticket_id,
-        "message_id": event.message_id,
-        "sender_id": event.sender_id,
-        "message": event.message,
-        "timestamp": event.timestamp,
-    }
-
-
 class Routes:
     """The endpoints of one node."""
 
-    def __init__(self, settings: DeliverySettings, bus: Bus, rooms: Rooms, replay: Replay, archive: Archive) -> None:
+    def __init__(
+        self, settings: DeliverySettings, bus: Bus, rooms: Rooms, replay: Replay, archive: Archive, clients: Clients
+    ) -> None:
         self._settings = settings
         self._bus = bus
         self._rooms = rooms
         self._replay = replay
         self._archive = archive
+        self._clients = clients
         self._web = web_folder()
         self.refusal = "this node has not reached Redis yet"  # empty once it has
 
@@ -71,6 +70,9 @@ class Routes:
     async def socket(self, websocket: WebSocket) -> None:
         """`/?ticket_id=…[&since=…]` and `/ws/{ticket}[?since=…]`. Refusals come before the upgrade, as HTTP."""
         query = websocket.query_params
+        if any(name.startswith(_PRODUCT) for name in websocket.scope["subprotocols"]):
+            await self._session(websocket)
+            return
         try:
             self._check(websocket)
             named = websocket.path_params.get("ticket", query.get("ticket_id"))
@@ -93,9 +95,30 @@ class Routes:
         # From here on the reader is told of the end, whatever ends it.
         socket: SocketProtocol = websocket.scope["extensions"][EXTENSION]["attach"](reader)
         if since is not None and isinstance(feed, Room):
-            await self._replay.run(feed, socket, since, plain)
+            if since > feed.position:
+                # A plain client cannot be told `reset`. Its position may be right and ours behind (the archive shows
+                # a message a moment before it is confirmed), so it goes on from ours: a repeat rather than a loss.
+                log.info("position in the future", extra={"ticket": feed.ticket, "since": str(since)})
+            await self._replay.run(feed, PreparedReader(socket, plain), min(since, feed.position))
         elif not socket.closing:
             feed.join(socket, plain)
+
+    async def _session(self, websocket: WebSocket) -> None:
+        """A client of `ticketwire.v1`; its connect frame says the rest."""
+        wanted = websocket.scope["subprotocols"]
+        try:
+            self._check(websocket)
+        except TicketwireError as exc:
+            await websocket.send_denial_response(answer(exc))
+            return
+        if SUBPROTOCOL not in wanted:
+            # Accepted only so that the client can be told, by a code that browsers show.
+            problem = PROBLEMS["protocol_version"]
+            await websocket.accept()
+            await websocket.close(problem.close or 1002, f"{', '.join(wanted)[:40]} is not spoken here: {SUBPROTOCOL}")
+            return
+        await websocket.accept(SUBPROTOCOL)
+        websocket.scope["extensions"][EXTENSION]["attach"](self._clients.new())
 
     def _leave(self, feed: Fanout, socket: SocketProtocol) -> None:
         feed.leave(socket, plain)
@@ -137,7 +160,7 @@ class Routes:
         has_more = len(found) > size
         shown = found[:size] if after is not None else found[-size:]
         return JSONResponse(
-            {"messages": [message_json(event) for event in shown], "has_more": has_more},
+            {"messages": [past_message(event) for event in shown], "has_more": has_more},
             headers={"Cache-Control": "no-store"},
         )
 

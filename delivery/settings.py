@@ -81,6 +81,41 @@ class DeliverySettings(BaseSettings):
     archive_connections: int = Field(default=4, ge=1, le=64, description="PostgreSQL connections of this node")
     archive_timeout_ms: int = Field(default=5_000, ge=100, le=600_000, description="longest wait for PostgreSQL")
 
+    max_tickets: int = Field(default=200, ge=1, le=10_000, description="subscriptions of one v1 socket")
+    frames_per_second: int = Field(
+        default=50, ge=1, description="frames a v1 client may send; ten seconds' worth at once, then it is closed"
+    )
+    subscribe_at_once: int = Field(default=64, ge=1, description="subscriptions under way at a time, over all sockets")
+    ack_window: int = Field(
+        default=512, ge=1, le=10_000, description="unacknowledged messages at which a v1 socket pauses"
+    )
+    ack_bytes: int = Field(default=524_288, ge=1_024, description="the same in bytes")
+    ack_interval_ms: int = Field(
+        default=5_000, ge=10, description="clients are asked to acknowledge so often at most while messages flow"
+    )
+    ack_seconds: float = Field(
+        default=20.0, gt=0, description="a v1 socket paused so long without progress is closed with 4008"
+    )
+    cursor_days: int = Field(
+        default=30, ge=1, le=3_650, description="a ticket's device and read positions are kept so long"
+    )
+    marks_seconds: float = Field(
+        default=1.0, gt=0, description="between writes of acknowledged and read positions to Redis"
+    )
+    receipt_readers: int = Field(
+        default=50, ge=0, description="in a ticket with more v1 subscriptions on this node no receipts are sent"
+    )
+    presence_lease_seconds: float = Field(
+        default=30.0, ge=0.3, description="after a node's death its people are gone so soon"
+    )
+    presence_grace_seconds: float = Field(
+        default=15.0, ge=0, description="who lost the connection stays present so long, and may come back"
+    )
+    typing_seconds: float = Field(default=6.0, ge=1, description="typing ends by itself after")
+    shed_lag_ms: int = Field(
+        default=150, ge=1, description="with the event loop so late, typing is not passed on (counted)"
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         longest = self.ping_seconds * (SPOKES - 1) / SPOKES  # the answer is due before the next ping
@@ -92,6 +127,11 @@ class DeliverySettings(BaseSettings):
         if self.send_mark_bytes > self.send_buffer_bytes:
             raise ValueError(
                 f"DELIVERY_SEND_MARK_BYTES is {self.send_mark_bytes}, must not exceed "
+                f"DELIVERY_SEND_BUFFER_BYTES, which is {self.send_buffer_bytes}"
+            )
+        if self.ack_bytes > self.send_buffer_bytes:
+            raise ValueError(
+                f"DELIVERY_ACK_BYTES is {self.ack_bytes}, must not exceed "
                 f"DELIVERY_SEND_BUFFER_BYTES, which is {self.send_buffer_bytes}"
             )
         if self.canary_lost_seconds <= self.canary_seconds:

@@ -64,6 +64,17 @@ class Rooms:
     def __len__(self) -> int:
         return len(self._rooms)
 
+    @property
+    def seats(self) -> int:
+        """Subscriptions of v1 clients."""
+        return sum(members.seats for room in self._rooms.values() if (members := room.members()) is not None)
+
+    def crowded(self, ticket: str) -> bool:
+        """Whether a ticket has so many readers here that receipts of all for all would be too many."""
+        room = self._rooms.get(ticket)
+        members = room.members() if room is not None else None
+        return members is not None and members.seats > self._settings.receipt_readers
+
     # --- entering and leaving
 
     async def enter(self, ticket: str) -> Room:
@@ -163,6 +174,14 @@ class Rooms:
         elif room.repairing is None:
             metrics.REPAIRS.labels(cause).inc()
             room.repairing = self._group.create_task(self._repair(room), name="repair")
+
+    async def catch_up(self, room: Room) -> None:
+        """Bring the room up to its log and return when it is, or cannot be for now."""
+        room.missed = True
+        self.repair(room, "ahead")
+        if room.repairing is not None:
+            async with asyncio.timeout(self._settings.open_seconds):
+                await asyncio.shield(room.repairing)
 
     async def _repair(self, room: Room) -> None:
         attempt = 0

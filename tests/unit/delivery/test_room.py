@@ -177,7 +177,7 @@ def test_a_payload_nobody_can_read_means_look_into_the_log() -> None:
     ):
         assert not isinstance(read_event(text), tuple)
         assert read_event(text) is not None
-    assert read_event('{"type":"typing","sender_id":"1"}') is None
+    assert read_event('{"type":"of_tomorrow","sender_id":"1"}') is None
 
 
 def test_bytes_that_are_not_utf8_become_question_marks() -> None:

@@ -1,0 +1,112 @@
+"""A v1 client that does only what a test tells it, and keeps what it gets. Every frame is held against its definition."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
+
+from schemas.frames import ANSWER, SUBPROTOCOL
+from tests.integration.delivery.harness import Tier, _end
+from tests.until import until
+
+EVENTS = ("message", "message_updated", "message_deleted")
+
+
+def position_of(frame: dict[str, Any]) -> str:
+    return str(frame.get("event_id") or frame["message_id"])
+
+
+@dataclass
+class V1:
+    """One socket."""
+
+    socket: ClientConnection
+    acks: bool = True  # acknowledge each event at once
+    got: list[dict[str, Any]] = field(default_factory=list)
+    closed: tuple[int, str] | None = None
+
+    async def read(self) -> None:
+        try:
+            async for text in self.socket:
+                frame = json.loads(text)
+                ANSWER.validate_python(frame, strict=True)
+                self.got.append(frame)
+                if self.acks and frame["type"] in EVENTS:
+                    await self.say(type="ack", ticket_id=frame["ticket_id"], position=position_of(frame))
+        except ConnectionClosed:
+            pass
+        self.closed = (self.socket.close_code or 0, self.socket.close_reason or "")
+
+    async def say(self, **frame: Any) -> None:
+        await self.socket.send(json.dumps(frame))
+
+    def of(self, *kinds: str, ticket: str | None = None) -> list[dict[str, Any]]:
+        """The frames of some types, in order."""
+        return [f for f in self.got if f["type"] in kinds and (ticket is None or f.get("ticket_id") == ticket)]
+
+    def events(self, ticket: str | None = None) -> list[dict[str, Any]]:
+        return self.of(*EVENTS, ticket=ticket)
+
+    def ids(self, ticket: str | None = None) -> list[str]:
+        """Positions of the events received."""
+        return [position_of(frame) for frame in self.events(ticket)]
+
+    async def one(self, kind: str, count: int = 1, **fields: Any) -> dict[str, Any]:
+        """Wait for the *count*th frame of a type with these fields."""
+
+        def found() -> list[dict[str, Any]]:
+            frames = [f for f in self.of(kind) if all(f.get(name) == value for name, value in fields.items())]
+            return frames if len(frames) >= count else []
+
+        return (await until(found))[count - 1]
+
+    async def until_events(self, count: int, ticket: str | None = None) -> None:
+        await until(lambda: len(self.ids(ticket)) >= count)
+
+    async def ended(self) -> tuple[int, str]:
+        """Wait for the end; return close code and reason."""
+        return await until(lambda: self.closed)
+
+    async def subscribe(self, ticket: str, **options: Any) -> dict[str, Any]:
+        """Subscribe and return the answer."""
+        count = len(self.of("subscribed", ticket=ticket)) + 1
+        await self.say(type="subscribe", ticket_id=ticket, **options)
+        return await self.one("subscribed", count, ticket_id=ticket)
+
+    def in_order(self, ticket: str) -> bool:
+        """Whether each event follows the one before it, from the position told."""
+        at = None
+        for frame in self.got:
+            if frame.get("ticket_id") != ticket:
+                continue
+            if frame["type"] in ("subscribed", "caught_up"):
+                at = frame["position"]
+            elif frame["type"] in EVENTS:
+                if frame["prev_id"] != at:
+                    return False
+                at = position_of(frame)
+        return True
+
+
+async def open_v1(tier: Tier, *, acks: bool = True, **options: Any) -> V1:
+    """Open a socket that has said nothing yet."""
+    socket = await tier.stack.enter_async_context(
+        connect(f"{tier.url}/", subprotocols=[Subprotocol(SUBPROTOCOL)], **options)
+    )
+    client = V1(socket, acks)
+    tier.stack.push_async_callback(_end, asyncio.create_task(client.read()))
+    return client
+
+
+async def v1(tier: Tier, user: str = "1", *, acks: bool = True, **fields: Any) -> V1:
+    """Open a socket and connect as *user*; *fields* go into the connect frame."""
+    client = await open_v1(tier, acks=acks)
+    await client.say(type="connect", user=user, **fields)
+    await client.one("connected")
+    return client
