@@ -15,6 +15,7 @@ import pytest
 from tests.until import scaled, until_now
 
 ROOT = Path(__file__).parents[2]
+PROGRAMS = {"ticketwire": f"{sys.executable} -m ticketwire.cli", "python": sys.executable}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,7 @@ def test_every_command_of_the_tutorial_works(demo: tuple[Path, dict[str, Any]]) 
     for block in re.findall(r"```sh\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL):
         block = block.replace("localhost:8000", f"localhost:{state['ports']['ingest']}")
         block = block.replace("localhost:8080", f"localhost:{state['ports']['delivery']}")
-        programs = {"ticketwire": f"{sys.executable} -m ticketwire.cli", "python": sys.executable}
-        block = re.sub(r"\.venv/bin/(ticketwire|python)", lambda found: programs[found[1]], block)
+        block = re.sub(r"\.venv/bin/(ticketwire|python)", lambda found: PROGRAMS[found[1]], block)
         environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             ["bash", "-euc", block], cwd=folder, env=environment, capture_output=True, text=True, timeout=scaled(60)
