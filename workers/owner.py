@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 from schemas.message_id import MessageId
 from ticketwire.archive.messages import Archive
 from ticketwire.archive.rows import ArchiveRow
-from ticketwire.bus.connection import GroupLost
+from ticketwire.bus.connection import GroupLost, Regressed
 from ticketwire.bus.partition import Confirmation, Entry, Lease, LogRefused, Partition, Pending, Settlement
 from ticketwire.errors import Rejected, Unavailable
 from workers import metrics
@@ -57,7 +57,9 @@ class Owner:
         self._quiet = asyncio.Event()
         self._parked: asyncio.Task[None] | None = None
         self._last_read = lease.done
-        self._recheck = False  # Redis may have lost something: look again before the next batch
+        self._done = MessageId.parse(lease.done)  # the watermark as far as we know; Redis must not know less
+        self._takeover = True  # until what the last owner left has been looked at
+        self._recheck = True  # Redis may have lost something: look again before the next batch
         self._lost: deque[ArchiveRow] = deque()  # shown once, lost by Redis, to be confirmed again; in id order
         # Delivery counts to go back to for entries tried alone while something was out of reach.
         self._tried: dict[str, int] = {}
@@ -83,23 +85,29 @@ class Owner:
     async def run(self) -> None:
         """Work until quiet. Raises Fenced."""
         try:
-            await self._recover(takeover=True)
             entries: list[Entry] = []
             while not self._quiet.is_set():
                 try:
                     if self._recheck and not entries:
-                        await self._recover(takeover=False)
+                        await self._recover()
                     entries = await (self._confirmed(entries) if entries else self._next())
-                except GroupLost:
-                    metrics.LOST_GROUPS.inc()
-                    log.error("consumer group lost", extra={"partition": self.lease.partition})
+                except (GroupLost, Regressed) as exc:
+                    # What is in hand may lie on no stream any more: the pending list and the archive know.
+                    self._note_loss(exc)
                     entries = []
                     self._last_read = "0-0"
-                    await self._recover(takeover=False)
+                    self._recheck = True
             if entries:  # read in the same call as the last confirm, so in hand
                 await self._settle(entries)
-        except Quiet:
+        except (Quiet, Regressed):
             pass  # what is in hand stays pending, where the next owner finds it
+
+    def _note_loss(self, exc: GroupLost | Regressed) -> None:
+        if isinstance(exc, GroupLost):
+            metrics.LOST_GROUPS.inc()
+            log.error("consumer group lost", extra={"partition": self.lease.partition})
+        else:
+            log.error("watermark lost", extra={"partition": self.lease.partition, "why": exc.detail})
 
     # --- new entries
 
@@ -118,7 +126,7 @@ class Owner:
         except Unavailable as exc:
             # The reply may have been lost after the read: what it held lies in the pending list.
             await self._outage_over(exc, partial(self._partition.renew, self.lease))
-            await self._recover(takeover=False)
+            await self._recover()
             return []
         return self._note(entries)
 
@@ -188,16 +196,21 @@ class Owner:
         """Confirm until Redis has done it. Repeating is safe; see confirm.lua."""
         while True:
             try:
-                confirmation = await self._partition.confirm(self.lease, settlements, then_read=then_read)
+                confirmation = await self._partition.confirm(
+                    self.lease, settlements, then_read=then_read, known=self._done
+                )
                 break
             except LogRefused as exc:
                 settlements = [self._bury_refused(s, exc) if s.id == exc.entry_id else s for s in settlements]
             except Unavailable as exc:
                 # It may have been carried out, with entries read that nobody heard of: settle first,
                 # then look at the pending list.
-                confirmation = await self._outage_over(exc, partial(self._partition.confirm, self.lease, settlements))
+                again = partial(self._partition.confirm, self.lease, settlements, known=self._done)
+                confirmation = await self._outage_over(exc, again)
                 self._recheck = True
                 break
+        if settlements:
+            self._done = max(self._done, MessageId.parse(settlements[-1].id))
         count(settlements)
         for old, new in confirmation.renamed:
             metrics.RENAMED.inc()
@@ -213,21 +226,21 @@ class Owner:
 
     # --- what an earlier owner, or an earlier try, left pending
 
-    async def _recover(self, takeover: bool) -> None:
+    async def _recover(self) -> None:
         """Handle everything that was read but never settled, in id order, before anything new."""
         self._recheck = False
         await self._ask_second_witness()
         while True:
             pending = await self._until_available(
-                partial(self._partition.recover, self.lease, "-", self._settings.batch, takeover=takeover)
+                partial(self._partition.recover, self.lease, "-", self._settings.batch, takeover=self._takeover)
             )
+            self._takeover = False  # from here on it is read for the second time by us, not by a new owner
             if not pending:
                 return
             metrics.RECOVERED.inc(len(pending))
             log.info("entries recovered", extra={"partition": self.lease.partition, "entries": len(pending)})
             for stretch in runs([p for p in pending if p.fields is not None], self._is_suspect):
                 await self._recover_stretch(stretch)
-            takeover = False  # the pages after the first are read for the second time by us, not by a new owner
             if self._quiet.is_set():
                 return
 
@@ -266,10 +279,11 @@ class Owner:
         as pending. What is gone from the stream as well was lost with Redis's tail (failover, FLUSHALL, an old file).
         """
         partition = self.lease.partition
+        self._done = await self._until_available(self._partition.watermark)
         newest = await self._until_available(partial(self._archive.newest_of_partition, partition))
         if newest is None:
             return
-        done = await self._until_available(self._partition.watermark)
+        done = self._done
         # Rows further back are readers' affair: they find them in the archive, as after any expiry of a log.
         after = max(done, MessageId(max(0, newest.ms - WITNESS_WINDOW_MS), 0))
         self._lost.clear()
@@ -320,9 +334,11 @@ class Owner:
         async def attempt() -> T:  # tenacity awaits only what it can see to be a coroutine function
             return await action()
 
-        with metrics.WAITING.track_inprogress():
-            result: T = await retrying(attempt)
-        self.outage = ""
+        try:
+            with metrics.WAITING.track_inprogress():
+                result: T = await retrying(attempt)
+        finally:
+            self.outage = ""
         seconds = round(time.monotonic() - started, 3)
         log.warning("partition goes on", extra={"partition": self.lease.partition, "waited_s": seconds})
         return result

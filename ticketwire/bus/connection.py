@@ -45,11 +45,20 @@ class GroupLost(TicketwireError):
         super().__init__("internal", detail)
 
 
+class Regressed(TicketwireError):
+    """Redis lost what this owner had settled (failover, an old file): take the partition over again."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("internal", detail)
+
+
 def translate(exc: Exception) -> Exception:
     """Turn an error of redis-py into one of ours; an error nobody expects stays itself, as a bug."""
     text = f"{getattr(exc, 'status_code', None) or ''} {exc}".strip()
     if isinstance(exc, ResponseError) and "FENCED" in text:
         return Fenced(text)
+    if isinstance(exc, ResponseError) and "REGRESSED" in text:
+        return Regressed(text)
     if isinstance(exc, ResponseError) and "NOGROUP" in text:
         return GroupLost(text)
     if isinstance(exc, (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)) or _PASSING.search(text):

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from redis.exceptions import ResponseError
 
 from schemas import keys as names
-from schemas.message_id import MessageId
+from schemas.message_id import ZERO, MessageId
 from ticketwire.bus.bus import Bus, checked
 from ticketwire.bus.connection import Argument
 from ticketwire.errors import Rejected, TicketwireError
@@ -161,13 +161,17 @@ class Partition:
         args: list[Argument] = [lease.token, names.GROUP, names.CONSUMER, entry_id, deliveries]
         await self._bus.script("attempt", [self.stream, self._lease], args)
 
-    async def confirm(self, lease: Lease, settlements: Sequence[Settlement], *, then_read: int = 0) -> Confirmation:
+    async def confirm(
+        self, lease: Lease, settlements: Sequence[Settlement], *, then_read: int = 0, known: MessageId = ZERO
+    ) -> Confirmation:
         """Settle entries, which must be in id order, and read up to *then_read* new ones.
 
-        Repeating it after Unavailable is safe: what was settled is skipped. Raises Fenced, Unavailable, and
+        *known* is the newest id that the caller knows to be settled. Repeating it after Unavailable is safe: what was
+        settled is skipped. Raises Fenced, Unavailable, Regressed when Redis has forgotten that *known* was settled, and
         LogRefused with the entry to bury instead.
         """
-        args: list[Argument] = [lease.token, *self._confirm_head, then_read, int(not self._bus.keys.cluster)]
+        only_here = int(not self._bus.keys.cluster)
+        args: list[Argument] = [lease.token, *self._confirm_head, then_read, only_here, str(known)]
         for s in settlements:
             args += (s.id, s.kind, s.ticket, s.event, len(s.fields), *s.fields)
         try:

@@ -11,9 +11,10 @@ import pytest
 from schemas import keys as names
 from schemas.entries import encode_confirmed, encode_submitted
 from schemas.events import Confirmed, Submitted, event_tail
+from schemas.message_id import MessageId
 from ticketwire.bus import log
 from ticketwire.bus.bus import Bus, open_bus
-from ticketwire.bus.connection import GroupLost
+from ticketwire.bus.connection import GroupLost, Regressed
 from ticketwire.bus.partition import Entry, Lease, LogRefused, Partition, Settlement, heartbeat, leave
 from ticketwire.errors import Fenced, SettingsError
 from ticketwire.settings import SharedSettings
@@ -311,3 +312,19 @@ async def test_confirming_works_while_redis_is_over_its_memory_limit(redis_url: 
         finally:
             await bus.command("x", "CONFIG", "SET", "maxmemory", 0)
         assert await bodies(bus) == ["m"]
+
+
+async def test_an_owner_that_settled_more_than_redis_remembers_is_told_so(a_bus: Bus, partition: Partition) -> None:
+    """A promoted replica holds a prefix: with this lease, without its last confirm. Going on would hide the loss."""
+    lease = await taken(partition, "a")
+    for body in ("m0", "m1"):
+        await submit(a_bus, "T1", body)
+    settlements = shown(await partition.read(lease, 500))
+    known = MessageId.parse(settlements[0].id)
+    with pytest.raises(Regressed):
+        await partition.confirm(lease, settlements[1:], known=known)
+    assert await bodies(a_bus) == []
+    await partition.confirm(lease, settlements[:1])
+    await partition.confirm(lease, settlements[1:], known=known)
+    await partition.confirm(lease, settlements[1:], known=known)  # a repeat, its first reply lost
+    assert await bodies(a_bus) == ["m0", "m1"]

@@ -13,12 +13,13 @@
 -- ARGV[8]  ms a log lives after its last entry
 -- ARGV[9]  most entries to read next, 0 for none
 -- ARGV[10] 1 when all subscribers are on this server: what nobody hears need not be published
--- ARGV[11…] for each entry, in id order: id; `log`, `change`, `dead` or `none`; ticket; event without its first
+-- ARGV[11] newest id that the caller knows to be settled
+-- ARGV[12…] for each entry, in id order: id; `log`, `change`, `dead` or `none`; ticket; event without its first
 --          brace; number of strings that follow; field, value, field, value …
 --          `log` shows it, `change` shows it and takes the entry named by its first field's value out of the log,
 --          `dead` buries it, `none` only settles it (held, rejected: the archive has it)
--- Returns  {{{id, new id}, …}, next entries}; or the errors FENCED, NOGROUP, or `REFUSED <id> <why>` when a log
---          cannot take an entry (a key of another type): what stood before it is shown, nothing is settled,
+-- Returns  {{{id, new id}, …}, next entries}; or the errors FENCED, REGRESSED, NOGROUP, or `REFUSED <id> <why>` when
+--          a log cannot take an entry (a key of another type): what stood before it is shown, nothing is settled,
 --          and the same call may be repeated with that entry as `dead`
 --
 -- A log entry has the ingest entry's own id, so Redis itself refuses a repeat and a step back. Ids at or below
@@ -27,7 +28,7 @@
 -- The logs' keys are computed from ARGV: on Redis Cluster they carry the partition's hash tag.
 local held = redis.call('HMGET', KEYS[2], 'owner', 'epoch', 'done')
 if (held[1] or '') .. ':' .. (held[2] or '') ~= ARGV[1] then return redis.error_reply('FENCED not the owner') end
-local FIRST = 11
+local FIRST = 12
 local logs, channels, publish, keep, life = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 
 local function after(a, b)
@@ -35,6 +36,13 @@ local function after(a, b)
   local bm, bs = string.match(b, '^(%d+)-(%d+)$')
   am, bm = tonumber(am), tonumber(bm)
   return am > bm or (am == bm and tonumber(as) > tonumber(bs))
+end
+
+-- A promoted replica may know this lease and yet not what was settled under it lately. To go on would move the
+-- watermark past the lost messages, and nobody would miss them.
+local done = held[3] or '0-0'
+if after(ARGV[11], done) then
+  return redis.error_reply('REGRESSED to ' .. done .. ', ' .. ARGV[11] .. ' was settled')
 end
 
 -- Most tickets have no reader at the moment, and a PUBLISH costs as much as an XADD: one question for all of them.
@@ -57,7 +65,6 @@ if ARGV[10] == '1' and redis.call('PUBSUB', 'NUMPAT') == 0 then
   listened = function(channel) return heard[channel] end
 end
 
-local done = held[3] or '0-0'
 local fresh = false -- ids ascend: once one is above the watermark, so are all after it
 local ids, renamed, top = {}, {}, {}
 local i = FIRST
