@@ -309,14 +309,16 @@ class Client:
 
     def _ack(self, request: Ack) -> None:
         seat = self._seats[request.ticket_id]
-        if seat.members is None:
-            return  # of an earlier subscription
         position = MessageId.parse(request.position)
-        if position > seat.acks.sent_to:
+        if seat.members is None:  # of an earlier subscription
+            self._carry_out(self._session.charge(time.monotonic()))
+        elif position > seat.acks.sent_to:
             self.fail("ack_ahead", f"position is {position}, sent was {seat.acks.sent_to}")
         elif seat.acks.ack(position):
             self._services.marks.acked(seat.ticket, seat.user, self._device, position)
             self._progress()
+        else:
+            self._carry_out(self._session.charge(time.monotonic()))
 
     def _read(self, request: Read) -> None:
         seat = self._seats[request.ticket_id]

@@ -29,7 +29,8 @@ from schemas.problems import PROBLEMS
 
 BURST_S = 10.0  # a client may send so many seconds' worth of frames at once
 MOST_WAITING = 64  # frames that may follow connect before it is answered
-_COST = {Subscribe: 4, History: 4, Presence: 2, Refresh: 10}  # others 1: what they make us do
+# What a frame makes us do; others 1. An acknowledgement that is progress is bounded by what was sent: see `charge`.
+_COST = {Subscribe: 4, History: 4, Presence: 2, Refresh: 10, Ack: 0}
 _WRONG_FRAME_COST = 10
 
 
@@ -129,6 +130,10 @@ class Session:
         for request in waiting:
             effects += self._judge(request)
         return effects
+
+    def charge(self, now: float) -> list[Effect]:
+        """Count a frame that turned out to mean nothing."""
+        return [] if self._paced(1, now) else [self._throttled()]
 
     def end(self) -> None:
         """The socket is closing: nothing means anything any more."""

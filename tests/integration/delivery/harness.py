@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from redis import Redis
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -34,7 +35,7 @@ class Worker:
     def __init__(self, bus: Bus, archive: Archive, shared: SharedSettings) -> None:
         self.bus = bus
         self.archive = archive
-        self._shared = shared
+        self.shared = shared
         self._next = FIRST_MS
 
     def make(self, ticket: str, text: str = "hello", sender: str = "1") -> Confirmed:
@@ -50,12 +51,24 @@ class Worker:
         )  # fmt: skip
         await self.archive.store([row])
 
+    async def archive_all(self, events: list[Confirmed]) -> None:
+        """The same in one statement."""
+        await self.archive.store(
+            [
+                ArchiveRow(
+                    e.ticket_id, e.position.ms, e.position.seq, self.bus.keys.partition_of(e.ticket_id), e.sender_id,
+                    e.message, "confirmed", e.timestamp,
+                )
+                for e in events
+            ]
+        )  # fmt: skip
+
     async def confirm(self, events: list[Confirmed], *, archived: bool = True) -> None:
         """Show *events* of one ticket: log and wake-up, by confirm.lua."""
         if archived:
             for event in events:
                 await self.archive_only(event)
-        partition = Partition(self.bus, self.bus.keys.partition_of(events[0].ticket_id), self._shared)
+        partition = Partition(self.bus, self.bus.keys.partition_of(events[0].ticket_id), self.shared)
         lease = await partition.acquire("test")
         assert not isinstance(lease, int)
         await partition.confirm(
@@ -113,6 +126,11 @@ class Tier:
     stack: AsyncExitStack
 
     @property
+    def redis(self) -> Redis:
+        """A client for a test's own looks into Redis."""
+        return Redis.from_url(self.worker.shared.redis_url.get_secret_value(), decode_responses=True)
+
+    @property
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.node.port}"
 
@@ -125,7 +143,7 @@ class Tier:
         socket = await self.stack.enter_async_context(connect(f"{self.url}/{query}", **options))
         client = Client(socket)
         task = asyncio.create_task(_ignore_close(client.read()))
-        self.stack.push_async_callback(_end, task)
+        self.stack.push_async_callback(end, task)
         return client
 
 
@@ -136,7 +154,7 @@ async def _ignore_close(reading: Awaitable[None]) -> None:
         pass
 
 
-async def _end(task: asyncio.Task[None]) -> None:
+async def end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

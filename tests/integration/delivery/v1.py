@@ -1,19 +1,23 @@
-"""A v1 client that does only what a test tells it, and keeps what it gets. Every frame is held against its definition."""
+"""A v1 client that does only what a test tells it. Every frame it gets is held against its definition."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from schemas.entries import encode_confirmed
+from schemas.events import Confirmed, event_tail
 from schemas.frames import ANSWER, SUBPROTOCOL
-from tests.integration.delivery.harness import Tier, _end
+from tests.integration.delivery.harness import Tier, end
 from tests.until import until
+from ticketwire.archive.rows import ArchiveRow
+from ticketwire.bus.partition import Partition, Settlement
 
 EVENTS = ("message", "message_updated", "message_deleted")
 
@@ -100,7 +104,7 @@ async def open_v1(tier: Tier, *, acks: bool = True, **options: Any) -> V1:
         connect(f"{tier.url}/", subprotocols=[Subprotocol(SUBPROTOCOL)], **options)
     )
     client = V1(socket, acks)
-    tier.stack.push_async_callback(_end, asyncio.create_task(client.read()))
+    tier.stack.push_async_callback(end, asyncio.create_task(client.read()))
     return client
 
 
@@ -110,3 +114,27 @@ async def v1(tier: Tier, user: str = "1", *, acks: bool = True, **fields: Any) -
     await client.say(type="connect", user=user, **fields)
     await client.one("connected")
     return client
+
+
+async def change(tier: Tier, target: Confirmed, text: str | None) -> Confirmed:
+    """Delete a message, or give it another text, as a worker does."""
+    worker = tier.worker
+    made = worker.make(target.ticket_id, text or "", "moderator")
+    kind: Literal["message_deleted", "message_updated"] = "message_deleted" if text is None else "message_updated"
+    event = made._replace(kind=kind, target_id=target.message_id)
+    number = worker.bus.keys.partition_of(event.ticket_id)
+    status: Literal["deletion", "update"] = "deletion" if text is None else "update"
+    at = event.position
+    row = ArchiveRow(
+        event.ticket_id, at.ms, at.seq, number, event.sender_id, event.message, status, event.timestamp,
+        original_id=target.message_id,
+    )  # fmt: skip
+    assert await worker.archive.change(row)
+    partition = Partition(worker.bus, number, worker.shared)
+    lease = await partition.acquire("test")
+    assert not isinstance(lease, int)
+    await partition.confirm(
+        lease, [Settlement(event.message_id, "change", event.ticket_id, event_tail(event), encode_confirmed(event))]
+    )
+    await partition.release(lease)
+    return event

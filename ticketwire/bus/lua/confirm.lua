@@ -16,7 +16,8 @@
 -- ARGV[11] newest id that the caller knows to be settled
 -- ARGV[12…] for each entry, in id order: id; `log`, `change`, `dead` or `none`; ticket; event without its first
 --          brace; number of strings that follow; field, value, field, value …
---          `log` shows it, `change` shows it and takes the entry named by its first field's value out of the log,
+--          `log` shows it; `change` shows it and takes the entry named by its first field's value out of the log, and
+--          what lies before that too if its second field's value is `message_updated`;
 --          `dead` buries it, `none` only settles it (held, rejected: the archive has it)
 -- Returns  {{{id, new id}, …}, next entries}; or the errors FENCED, REGRESSED, NOGROUP, or `REFUSED <id> <why>` when
 --          a log cannot take an entry (a key of another type): what stood before it is shown, nothing is settled,
@@ -95,8 +96,14 @@ while i <= #ARGV do
         redis.call(publish, channels .. ticket .. ':events',
           '{"prev_id":"' .. prev .. '",' .. event)
       end
-      -- Its text must be gone from Redis; readers beyond it find the place in the archive.
-      if kind == 'change' then redis.call('XDEL', log, ARGV[i + 6]) end
+      -- Its text must be gone from Redis. A deleted message is missed by nobody; an updated one by who has not seen
+      -- it yet, and finds it in the archive: so the log then begins after it.
+      if kind == 'change' and ARGV[i + 8] == 'message_updated' then
+        redis.call('XDEL', log, ARGV[i + 6])
+        redis.call('XTRIM', log, 'MINID', ARGV[i + 6])
+      elseif kind == 'change' then
+        redis.call('XDEL', log, ARGV[i + 6])
+      end
       if added then
         top[ticket] = added
         if listened(channels .. ticket) then redis.call('PUBLISH', channels .. ticket, added) end
