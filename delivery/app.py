@@ -27,6 +27,7 @@ from starlette.websockets import WebSocket
 from delivery.access import Access
 from delivery.backlog import Backlog
 from delivery.canary import Canary
+from delivery.client import V1_RESTART
 from delivery.clients import Clients, open_clients
 from delivery.protocol import SocketProtocol, Sockets
 from delivery.replay import Replay, backoff
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 ARCHIVE_CHECK_SECONDS = 2.0
 CLOSES_PER_SECOND = 500  # so that the nodes that take our clients over are not stormed
+SHORTEST_WINDOW_S = 1.0  # that clients get to choose a moment from
 SHARE_FOR_CLOSES = 0.6  # of what is left until the deadline
 
 
@@ -96,6 +98,7 @@ def server_options(sockets: Sockets) -> dict[str, Any]:
 class Node:
     """A running delivery node."""
 
+    name: str
     port: int
     sockets: Sockets
     clients: Clients
@@ -143,7 +146,7 @@ async def open_node(settings: DeliverySettings, lifecycle: Lifecycle, health: He
         try:
             async with http_server(config, bound, lifecycle):
                 log.info("listening", extra={"port": port_of(bound), "node": name})
-                yield Node(port_of(bound), sockets, clients, rooms, subscriber, bus)
+                yield Node(name, port_of(bound), sockets, clients, rooms, subscriber, bus)
         finally:
             for task in tasks:
                 task.cancel()
@@ -159,8 +162,27 @@ async def serve(settings: DeliverySettings, lifecycle: Lifecycle) -> None:
         settle_gc()
         await lifecycle.stopping.wait()
         health.draining = True
-        seconds = lifecycle.remaining() * SHARE_FOR_CLOSES
-        await node.sockets.drain(min(seconds, len(node.sockets.wheel) / CLOSES_PER_SECOND))
+        await drain(node, lifecycle.remaining() * SHARE_FOR_CLOSES)
+
+
+async def drain(node: Node, seconds: float) -> None:
+    """Send all clients elsewhere within *seconds*, so spread that the nodes that take them over are not stormed.
+
+    v1 clients are asked first and choose their own moment; plain sockets, and whoever stays, are closed, paced.
+    """
+    node.sockets.draining = True
+    sessions = len(node.clients)
+    plain = len(node.sockets.wheel) - sessions
+    window = min(seconds / 2, max(SHORTEST_WINDOW_S, sessions / CLOSES_PER_SECOND)) if sessions else 0.0
+    if sessions:
+        log.info("asking clients to reconnect", extra={"clients": sessions, "seconds": round(window, 1)})
+        node.clients.announce(round(window * 1000))
+    start = asyncio.get_running_loop().time()
+    await node.sockets.drain(min(seconds / 2, plain / CLOSES_PER_SECOND), V1_RESTART)
+    await node.clients.gone(window - (asyncio.get_running_loop().time() - start))
+    left = len(node.sockets.wheel)
+    rest = max(0.0, seconds - (asyncio.get_running_loop().time() - start))
+    await node.sockets.drain(min(rest, left / CLOSES_PER_SECOND))
 
 
 async def _watch_redis(bus: Bus, routes: Routes, canary: Canary, health: Health) -> None:

@@ -71,6 +71,8 @@ class Client:
         services = self._services
         services.clients.discard(self)
         services.stalled.discard(self)
+        if not services.clients:
+            services.deserted.set()
         for seat in list(self._seats.values()):
             self._leave(seat, at_once=code == wire.NORMAL)
         self._wake()

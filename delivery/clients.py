@@ -42,7 +42,7 @@ class Clients:
 
     def __init__(self, services: Services, load: NodeLoad) -> None:
         self.services = services
-        self._load = load
+        self.load = load
         self._notices: list[tuple[str, str]] = []
         self._notices_wait = asyncio.Event()
         services.publish = self._publish
@@ -58,6 +58,14 @@ class Clients:
         for client in list(self.services.clients):
             client.announce(within_ms)
 
+    async def gone(self, within_s: float) -> None:
+        """Return when no client is left, or after *within_s*."""
+        self.services.deserted.clear()
+        if self.services.clients:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self.services.deserted.wait()
+
     def _publish(self, notices: list[tuple[str, str]]) -> None:
         if notices:
             self._notices += notices
@@ -69,7 +77,7 @@ class Clients:
             await self._notices_wait.wait()
             self._notices_wait.clear()
             notices, self._notices = self._notices, []
-            if self._load.shedding:
+            if self.load.shedding:
                 metrics.SHED.labels("typing").inc(len(notices))
                 continue
             try:
@@ -84,7 +92,7 @@ class Clients:
         while True:
             await asyncio.sleep(due - time.monotonic())
             now = time.monotonic()
-            self._load.shedding = now - due > settings.shed_lag_ms / 1000
+            self.load.shedding = now - due > settings.shed_lag_ms / 1000
             due = now + SWEEP_S
             self._publish(services.typists.expire(now))
             for client in list(services.stalled):

@@ -67,10 +67,17 @@ class Sockets:
             self.wheel.turn()
             metrics.SOCKETS.set(len(self.wheel))
 
-    async def drain(self, seconds: float) -> None:
-        """Take no new sockets and close all, spread evenly over *seconds*: their clients come back elsewhere."""
+    async def drain(self, seconds: float, but: int | None = None) -> None:
+        """Take no new sockets and close all, spread evenly over *seconds*: their clients come back elsewhere.
+
+        Those whose restart code is *but* are left open.
+        """
         self.draining = True
-        open_ones = self.wheel.members()
+        open_ones = [
+            member
+            for member in self.wheel.members()
+            if isinstance(member, SocketProtocol) and member.restart_code != but
+        ]
         if not open_ones:
             return
         log.info("closing sockets", extra={"sockets": len(open_ones), "seconds": round(seconds, 1)})
@@ -80,7 +87,6 @@ class Sockets:
             wait = due - asyncio.get_running_loop().time()
             if wait > 0.005:
                 await asyncio.sleep(wait)
-            assert isinstance(member, SocketProtocol)
             member.restart()
 
 

@@ -54,6 +54,7 @@ class Services:
     entering: asyncio.Semaphore  # subscriptions under way
     clients: set[Closable] = field(default_factory=set)
     stalled: set[Closable] = field(default_factory=set)
+    deserted: asyncio.Event = field(default_factory=asyncio.Event)  # the last client has gone
 
     def spawn(self, work: Coroutine[Any, Any, None], client: Closable) -> None:
         """Run *work* beside everything else; a fault in it ends its client, not the node."""
