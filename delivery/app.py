@@ -58,6 +58,7 @@ def create_app(routes: Routes, settings: DeliverySettings) -> Starlette:
         WebSocketRoute("/", routes.socket),
         WebSocketRoute("/ws/{ticket}", routes.socket),
         Route("/tickets/{ticket}/messages", routes.history, methods=["GET"]),
+        Route("/sse/{ticket}", routes.stream, methods=["GET"]),
         Route("/config.json", routes.config, methods=["GET"]),
         WebSocketRoute("/{rest:path}", _no_such_socket),
     ]
@@ -133,12 +134,13 @@ async def open_node(settings: DeliverySettings, lifecycle: Lifecycle, health: He
         clients = await stack.enter_async_context(
             open_clients(settings, bus, archive, backlog, rooms, replay, access, name)
         )
-        routes = Routes(settings, bus, rooms, replay, archive, clients)
         sockets = Sockets(settings)
+        routes = Routes(settings, bus, rooms, replay, backlog, archive, clients, access, sockets)
         canary = Canary(bus, subscriber, settings, name, health)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         tasks = [
             group.create_task(sockets.beat(), name="heartbeat"),
+            group.create_task(sockets.streams.beat(), name="stream heartbeat"),
             group.create_task(_watch_redis(bus, routes, canary, health), name="redis"),
             group.create_task(_watch_archive(archive, health), name="archive"),
         ]
@@ -171,6 +173,7 @@ async def drain(node: Node, seconds: float) -> None:
     v1 clients are asked first and choose their own moment; plain sockets, and whoever stays, are closed, paced.
     """
     node.sockets.draining = True
+    node.sockets.streams.close()
     sessions = len(node.clients)
     plain = len(node.sockets.wheel) - sessions
     window = min(seconds / 2, max(SHORTEST_WINDOW_S, sessions / CLOSES_PER_SECOND)) if sessions else 0.0

@@ -38,9 +38,9 @@ def v1_after(event: Event, prev: MessageId, *, author: bool) -> bytes:
     return text_frame(event_json(event.confirmed, prev, author=author).encode("utf-8", "replace"))
 
 
-def event_json(entry: Confirmed, prev: MessageId, *, author: bool) -> str:
-    """Return `message`, `message_updated` or `message_deleted` of `schemas.frames` as JSON."""
-    head = f'{{"type":"{entry.kind}","prev_id":"{prev}",'
+def event_json(entry: Confirmed, prev: MessageId | None, *, author: bool) -> str:
+    """Return `message`, `message_updated` or `message_deleted` of `schemas.frames` as JSON; None: without prev_id."""
+    head = f'{{"type":"{entry.kind}",' + (f'"prev_id":"{prev}",' if prev is not None else "")
     if entry.kind != "message":
         text = f'"message":{_quoted(entry.message)},' if entry.kind == "message_updated" else ""
         return (
@@ -63,7 +63,7 @@ def sse(event: Event) -> bytes:
     if entry.kind == "message":
         data, name = plain_json(entry), ""
     else:
-        data, name = event_json(entry, event.prev, author=False), f"event: {entry.kind}\n"
+        data, name = event_json(entry, None, author=False), f"event: {entry.kind}\n"
     return chunk(f"{name}id: {entry.message_id}\ndata: {data}\n\n".encode("utf-8", "replace"))
 
 

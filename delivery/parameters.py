@@ -41,6 +41,15 @@ def limit(value: str | None, default: int, most: int) -> int:
     return int(value)
 
 
+def seconds(name: str, value: str | None, most: float) -> float:
+    """Read a time in whole seconds; 0 when it was not given. Raises Rejected."""
+    if value is None:
+        return 0.0
+    if not (value.isascii() and value.isdecimal() and int(value[:10]) <= most):
+        raise Rejected("invalid", f"{name} is {value[:_MOST_SHOWN]!r}, allowed: 0 to {most:g} seconds")
+    return float(value)
+
+
 def only_once(names: Sequence[str], given: Sequence[tuple[str, str]]) -> None:
     """Raise Rejected when a parameter stands twice: which of the two was meant nobody knows."""
     for name in names:

@@ -22,6 +22,7 @@ from websockets.frames import Opcode
 from delivery import metrics, wire
 from delivery.heartbeat import Wheel
 from delivery.settings import DeliverySettings
+from delivery.sse import Streams
 from schemas.problems import PROBLEMS, SERVICE_RESTART
 
 log = logging.getLogger(__name__)
@@ -55,10 +56,11 @@ class Sockets:
         self.settings = settings
         self.wheel = Wheel(settings.ping_seconds, settings.pong_seconds)
         self.draining = False
+        self.streams = Streams(settings.ping_seconds)
 
     @property
     def full(self) -> bool:
-        return len(self.wheel) >= self.settings.max_sockets
+        return len(self.wheel) + len(self.streams) >= self.settings.max_sockets
 
     async def beat(self) -> None:
         """Ping sockets and close dead ones until cancelled."""

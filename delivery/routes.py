@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import logging
 from pathlib import Path
@@ -12,18 +13,24 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.websockets import WebSocket
 
+from delivery.access import Access
+from delivery.backlog import Backlog
 from delivery.clients import Clients
 from delivery.events import plain
 from delivery.fanout import Fanout
-from delivery.parameters import check_origin, limit, only_once, position, ticket_id
+from delivery.long_poll import LongPoll
+from delivery.parameters import check_origin, limit, only_once, position, seconds, ticket_id
 from delivery.plain import PlainReader
-from delivery.protocol import EXTENSION, SocketProtocol
+from delivery.protocol import EXTENSION, SocketProtocol, Sockets
 from delivery.replay import PreparedReader, Replay
 from delivery.room import Room
 from delivery.settings import DeliverySettings
-from delivery.subscribing import past_message
+from delivery.sse import EventStream
+from delivery.subscribing import joins, past_message
 from delivery.subscriptions import Rooms
+from schemas.events import Confirmed
 from schemas.frames import SUBPROTOCOL
+from schemas.message_id import MessageId
 from schemas.problems import PROBLEMS
 from ticketwire.archive.messages import Archive
 from ticketwire.bus.bus import Bus
@@ -33,7 +40,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_LIMIT = 50
 _PRODUCT = "ticketwire."
-_PARAMETERS = ("ticket_id", "since", "before", "after", "limit")
+_PARAMETERS = ("ticket_id", "since", "before", "after", "limit", "wait")
 
 
 def web_folder() -> Path:
@@ -54,14 +61,26 @@ class Routes:
     """The endpoints of one node."""
 
     def __init__(
-        self, settings: DeliverySettings, bus: Bus, rooms: Rooms, replay: Replay, archive: Archive, clients: Clients
+        self,
+        settings: DeliverySettings,
+        bus: Bus,
+        rooms: Rooms,
+        replay: Replay,
+        backlog: Backlog,
+        archive: Archive,
+        clients: Clients,
+        access: Access,
+        sockets: Sockets,
     ) -> None:
         self._settings = settings
         self._bus = bus
         self._rooms = rooms
         self._replay = replay
         self._archive = archive
+        self._backlog = backlog
         self._clients = clients
+        self._access = access
+        self._sockets = sockets
         self._web = web_folder()
         self.refusal = "this node has not reached Redis yet"  # empty once it has
 
@@ -140,21 +159,56 @@ class Routes:
         if "since" in query:
             raise Rejected("invalid", "since is given without a ticket_id: the feed of every ticket has no positions")
 
-    # --- history and the page
+    # --- streams, history, the page
+
+    async def stream(self, request: Request) -> Response:
+        """`GET /sse/{ticket}`, resumed by Last-Event-ID or `since`."""
+        query = request.query_params
+        try:
+            self._check(request)
+            ticket = ticket_id(request.path_params["ticket"])
+            since = position("since", request.headers.get("last-event-id") or query.get("since"))
+            self._make_sure_of_room()
+            await self._access.may_read(None, ticket)
+            room = await self._rooms.enter(ticket)
+            try:
+                reset = since is not None and not await joins(self._backlog, self._rooms, room, since)
+            except BaseException:
+                self._rooms.release(room)
+                raise
+        except TicketwireError as exc:
+            return answer(exc)
+        return EventStream(self._sockets.streams, self._replay, room, since, reset, lambda: self._rooms.release(room))
+
+    def _make_sure_of_room(self) -> None:
+        if self._sockets.draining:
+            raise Unavailable("this node is stopping", "draining")
+        if self._sockets.full:
+            limit = self._settings.max_sockets
+            raise Unavailable(f"this node has all {limit} sockets it may have", "node_full", 5)
 
     async def history(self, request: Request) -> Response:
-        """`GET /tickets/{ticket}/messages?before=&after=&limit=`: oldest first, both bounds exclusive.
+        """`GET /tickets/{ticket}/messages?before=&after=&limit=&wait=`: oldest first, both bounds exclusive.
 
         With `after` the messages that follow it most closely, else those that precede `before`, or the end.
-        `has_more` says whether there are others in that direction.
+        `has_more` says whether there are others in that direction. With `wait`, seconds, the answer is held back
+        until there is a message after `after` (long poll).
         """
+        query = request.query_params
         try:
-            only_once(_PARAMETERS, request.query_params.multi_items())
+            only_once(_PARAMETERS, query.multi_items())
             ticket = ticket_id(request.path_params["ticket"])
-            before = position("before", request.query_params.get("before"))
-            after = position("after", request.query_params.get("after"))
-            size = limit(request.query_params.get("limit"), DEFAULT_LIMIT, self._settings.history_limit)
+            before = position("before", query.get("before"))
+            after = position("after", query.get("after"))
+            size = limit(query.get("limit"), DEFAULT_LIMIT, self._settings.history_limit)
+            patience = seconds("wait", query.get("wait"), self._settings.long_poll_seconds)
+            if patience and after is None:
+                raise Rejected("invalid", "wait is given without after: there would be nothing to wait for")
+            await self._access.may_read(None, ticket)
             found = await self._archive.history(ticket, before=before, after=after, limit=size + 1)
+            if not found and patience and after is not None:
+                self._make_sure_of_room()
+                found = await self._wait(ticket, after, before, size + 1, patience)
         except TicketwireError as exc:
             return answer(exc)
         has_more = len(found) > size
@@ -163,6 +217,28 @@ class Routes:
             {"messages": [past_message(event) for event in shown], "has_more": has_more},
             headers={"Cache-Control": "no-store"},
         )
+
+    async def _wait(
+        self, ticket: str, after: MessageId, before: MessageId | None, size: int, patience: float
+    ) -> list[Confirmed]:
+        """Return what comes after *after*, as soon as anything does; nothing when *patience* ends."""
+        room = await self._rooms.enter(ticket)
+        waiter = LongPoll(self._sockets.streams.ending)
+        room.join(waiter, plain)
+        try:
+            async with asyncio.timeout(patience):
+                while not waiter.over:
+                    # Asked again at first: what came before `join` is there already.
+                    found = await self._archive.history(ticket, before=before, after=after, limit=size)
+                    if found:
+                        return found
+                    await waiter.woken()
+        except TimeoutError:
+            pass
+        finally:
+            room.leave(waiter, plain)
+            self._rooms.release(room)
+        return []
 
     async def page(self, request: Request) -> Response:
         """The chat page."""

@@ -78,6 +78,7 @@ class DeliverySettings(BaseSettings):
         default=5.0, gt=0, description="without one coming back the node is not ready and subscribes anew"
     )
     history_limit: int = Field(default=200, ge=1, le=1_000, description="most messages a history call returns")
+    long_poll_seconds: int = Field(default=60, ge=0, le=3_600, description="longest `wait` of a history call")
     archive_connections: int = Field(default=4, ge=1, le=64, description="PostgreSQL connections of this node")
     archive_timeout_ms: int = Field(default=5_000, ge=100, le=600_000, description="longest wait for PostgreSQL")
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from delivery.access import Identity
-from delivery.backlog import Known
+from delivery.backlog import Backlog, Known
 from delivery.room import Room
 from delivery.services import Services
+from delivery.subscriptions import Rooms
 from schemas.events import Confirmed
 from schemas.frames import Resume, Subscribe
 from schemas.message_id import ZERO, MessageId
@@ -45,7 +46,7 @@ async def begin(services: Services, room: Room, identity: Identity, device: str,
     since = MessageId.parse(request.since or known.cursor) if request.since or known.cursor else None
     resume: Resume = "none"
     if since is not None:
-        resume = "full" if await _joins(services, room, since) else "reset"
+        resume = "full" if await joins(services.backlog, services.rooms, room, since) else "reset"
     unread = await _unread(services, ticket, identity.user, known)
     page: list[Confirmed] | None = None
     position = room.position
@@ -83,18 +84,19 @@ async def _unread(services: Services, ticket: str, user: str, known: Standing) -
     return await services.backlog.unread(ticket, user, MessageId.parse(known.read), MOST_UNREAD)
 
 
-async def _joins(services: Services, room: Room, since: MessageId) -> bool:
+async def joins(backlog: Backlog, rooms: Rooms, room: Room, since: MessageId) -> bool:
     """Say whether everything after *since* can be sent: the position is one of the ticket's.
 
     Otherwise nobody knows what its client has, and it must be told `reset`. The beginning, 0-0, always is one.
+    Raises Unavailable.
     """
     if since == ZERO or room.knows(since):
         return True
-    known = await services.backlog.knows(room.ticket, since)
+    known = await backlog.knows(room.ticket, since)
     if known is Known.LOG and since > room.position:
         # Another node was faster than this one.
         try:
-            await services.rooms.catch_up(room)
+            await rooms.catch_up(room)
         except TimeoutError as exc:
             raise Unavailable("this node is behind the ticket's log") from exc
     return known is not Known.NOWHERE

@@ -14,7 +14,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from delivery import metrics
+from delivery import metrics, sse
 from delivery.conversation import Conversation
 from delivery.protocol import Sockets
 from ticketwire.limited_http import LimitedHttp
@@ -44,6 +44,17 @@ class UpgradingHttp(LimitedHttp):
     def _refuse(self, status: int, sentence: str, *headers: tuple[bytes, bytes]) -> None:
         metrics.REFUSED.labels(int(status)).inc()
         super()._refuse(status, sentence, *headers)
+
+    # --- streams
+
+    def on_headers_complete(self) -> None:
+        if self.url.startswith(sse.PATH):
+            self.scope["extensions"] = {sse.EXTENSION: self._stream}  # type: ignore[dict-item]  # ours
+        super().on_headers_complete()
+
+    def _stream(self) -> sse.Stream:
+        """The body of this connection's response, once its head was sent."""
+        return sse.Stream(self.transport, self.flow, self._sockets.settings.send_buffer_bytes)
 
     # --- the handshake
 
