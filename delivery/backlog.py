@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from delivery.events import Event
-from schemas.message_id import MessageId
+from schemas.message_id import ZERO, MessageId
 from ticketwire.archive.messages import Archive
 from ticketwire.bus.bus import Bus
-from ticketwire.bus.log import read_after, top
+from ticketwire.bus.log import read_after, top, top_and_unsettled
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,21 @@ class Backlog:
     async def newest(self, ticket: str) -> MessageId | None:
         """Return the position of a reader who has everything; None when the ticket has no message.
 
-        A log that is empty may have expired or been lost: then the archive knows. Raises Unavailable.
+        A log that is empty may have expired or been lost: then the archive knows. But it also has what is not confirmed
+        yet, and a room that began there would take its event for a repeat. Raises Unavailable.
         """
         found = await top(self._bus, ticket)
-        return found if found.ms or found.seq else await self._archive.newest(ticket)
+        if found > ZERO:
+            return found
+        archived = await self._archive.newest(ticket)
+        if archived is None:
+            return None
+        found, unsettled = await top_and_unsettled(self._bus, ticket)
+        if found > ZERO:
+            return found
+        if unsettled is None or archived < unsettled:
+            return archived
+        return await self._archive.newest(ticket, before=unsettled)
 
     async def knows(self, ticket: str, position: MessageId) -> Known:
         """Say whether an entry of the ticket's log has, or had, this id. Raises Unavailable.

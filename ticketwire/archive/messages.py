@@ -168,8 +168,14 @@ class Archive:
             message_id = MessageId.parse(record["moved_to"])
         return None
 
-    async def newest(self, ticket: str) -> MessageId | None:
-        """Return the id of the newest shown message of *ticket*."""
+    async def newest(self, ticket: str, before: MessageId | None = None) -> MessageId | None:
+        """Return the id of the newest entry of *ticket*'s log that the archive has, of those before *before*.
+
+        It may be archived and not yet confirmed.
+        """
+        high = upper_bound(before) if before is not None else None
+        if high is not None:
+            return _id(await self.database.fetchrow(sql.NEWEST_BEFORE, ticket, *high))
         return _id(await self.database.fetchrow(sql.NEWEST_OF_TICKET, ticket))
 
     async def newest_of_partition(self, partition: int) -> MessageId | None:

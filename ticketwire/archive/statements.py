@@ -107,10 +107,12 @@ SELECT ticket_id, id_ms, id_seq, partition, sender_id, status, verdict::text AS 
 FROM messages WHERE ticket_id = $1 AND id_ms = $2 AND id_seq = $3
 """
 
-NEWEST_OF_TICKET: Final = """
+_NEWEST: Final = """
 SELECT id_ms, id_seq FROM messages WHERE ticket_id = $1 AND status IN ('confirmed', 'masked', 'deletion', 'update')
-ORDER BY id_ms DESC, id_seq DESC LIMIT 1
 """
+_NEWEST_FIRST: Final = " ORDER BY id_ms DESC, id_seq DESC LIMIT 1"
+NEWEST_OF_TICKET: Final = _NEWEST + _NEWEST_FIRST
+NEWEST_BEFORE: Final = _NEWEST + " AND (id_ms, id_seq) < ($2, $3)" + _NEWEST_FIRST
 NEWEST_OF_PARTITION: Final = """
 SELECT id_ms, id_seq FROM messages WHERE partition = $1 ORDER BY id_ms DESC, id_seq DESC LIMIT 1
 """

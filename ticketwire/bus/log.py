@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from redis.exceptions import ResponseError
-
 from schemas.entries import decode_confirmed
 from schemas.events import Confirmed
 from schemas.message_id import ZERO, MessageId
-from ticketwire.bus.bus import Bus
-from ticketwire.bus.connection import translate
+from ticketwire.bus.bus import Bus, checked
 
 PAGE = 500  # entries a reply: larger ones hold the server and our memory
 
@@ -41,6 +38,24 @@ async def top(bus: Bus, ticket: str) -> MessageId:
     return (await tops(bus, [ticket]))[0]
 
 
+async def top_and_unsettled(bus: Bus, ticket: str) -> tuple[MessageId, MessageId | None]:
+    """Return the id of the log's last entry, ZERO when there is none, and the oldest unsettled id of its partition.
+
+    Everything before the latter was settled when the former was read: a partition is worked in order.
+    """
+    logged, stream = bus.keys.log(ticket), bus.keys.ingest(bus.keys.partition_of(ticket))
+    replies = await bus.call(
+        stream,
+        ("XRANGE", stream, "-", "+", "COUNT", 1),  # first: what is settled between the two is then in the log
+        ("XREVRANGE", logged, "+", "-", "COUNT", 1),
+    )
+    oldest, newest = (checked(reply) for reply in replies)
+    return (
+        MessageId.parse(newest[0][0]) if newest else ZERO,
+        MessageId.parse(oldest[0][0]) if oldest else None,
+    )
+
+
 async def tops(bus: Bus, tickets: Sequence[str]) -> list[MessageId]:
     """Return the id of each log's last entry in the order of *tickets*, ZERO where there is no log.
 
@@ -55,7 +70,6 @@ async def tops(bus: Bus, tickets: Sequence[str]) -> list[MessageId]:
             logs = [bus.keys.log(ticket) for ticket in chunk]
             replies = await bus.call(logs[0], *(("XREVRANGE", log, "+", "-", "COUNT", 1) for log in logs))
             for ticket, reply in zip(chunk, replies, strict=True):
-                if isinstance(reply, ResponseError):
-                    raise translate(reply) from reply
-                found[ticket] = MessageId.parse(reply[0][0]) if reply else ZERO
+                entries = checked(reply)
+                found[ticket] = MessageId.parse(entries[0][0]) if entries else ZERO
     return [found[ticket] for ticket in tickets]

@@ -149,6 +149,25 @@ async def test_what_is_archived_but_not_confirmed_is_not_shown(tier: Tier) -> No
     assert client.ids == [first.message_id, second.message_id]
 
 
+async def test_a_room_opened_between_archive_and_confirm_gives_the_message_once(tier: Tier) -> None:
+    """The first messages of a ticket were archived, their log still empty: the room began at the archive's newest, took
+    their events for repeats, and a reader from `since=0-0` on never got them (seen under load, one run in three).
+    """
+    worker, partition = tier.worker, tier.worker.bus.keys.partition_of("new")
+    stream = worker.bus.keys.ingest(partition)
+    events = [worker.make("new", text) for text in ("one", "two")]
+    for event in events:
+        await worker.bus.command(stream, "XADD", stream, event.message_id, "ticket_id", "new")
+        await worker.archive_only(event)
+    early = await tier.client("?ticket_id=new&since=0-0")
+    live = await tier.client("?ticket_id=new")
+    await worker.confirm(events, archived=False)
+    last = await worker.send("new", "three")
+    for client in (early, live):
+        await client.until(3)
+        assert client.ids == [*(event.message_id for event in events), last.message_id]
+
+
 async def test_messages_go_on_after_flushall(tier: Tier) -> None:
     """The log begins anew, its chain at 0-0: what the archive has in between is not lost on anybody."""
     client = await tier.client("?ticket_id=7")
