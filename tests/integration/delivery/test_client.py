@@ -1,0 +1,141 @@
+"""`ticketwire.client` against real nodes and a real ingest tier."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from delivery.app import drain
+from tests.integration.delivery.conftest import StartTier
+from tests.integration.delivery.harness import Tier
+from tests.until import scaled, until
+from ticketwire.client.client import Client, Event, Stopped, Subscription
+
+
+async def read(subscription: Subscription, found: list[Event]) -> None:
+    async for event in subscription:
+        found.append(event)
+
+
+def texts(found: list[Event]) -> list[str]:
+    return [event.message for event in found if event.kind == "message"]
+
+
+async def test_a_loop_over_a_ticket_gets_all_of_it(tier: Tier) -> None:
+    """From the beginning, then live; what the loop has done with is acknowledged."""
+    sent = [await tier.worker.send("7", f"m{n}") for n in range(3)]
+    async with Client(tier.http, user="anna") as client:
+        found: list[Event] = []
+        async for event in client.subscribe("7", since="0-0"):
+            found.append(event)
+            if event.kind == "caught_up":
+                await tier.worker.send("7", "live")
+            if event.message == "live":
+                break
+        assert texts(found) == ["m0", "m1", "m2", "live"]
+        assert [event.kind for event in found].index("caught_up") == 3
+        assert found[0].position == sent[0].message_id
+        seat = next(iter(tier.node.clients.services.clients))._seats["7"]  # type: ignore[attr-defined]
+        await until(lambda: seat.acks.acked == sent[2].position)  # `live` is in hand: not done with
+
+
+async def test_a_client_survives_the_end_of_its_node(start_tier: StartTier) -> None:
+    """Its connection is cut again and again while messages keep coming: each arrives once, in order."""
+    tier = await start_tier(marks_seconds=0.05)
+    async with Client(tier.http, user="anna") as client, AsyncExitStack() as stack:
+        found: list[Event] = []
+        task = asyncio.create_task(read(client.subscribe("7"), found))
+        stack.callback(task.cancel)
+        await client.connected.wait()
+        await until(lambda: tier.node.rooms.seats == 1)
+        for n in range(60):
+            await tier.worker.send("7", str(n))
+            if n % 20 == 10:
+                await client.connected.wait()
+                assert client._socket is not None
+                client._socket.transport.abort()
+        await until(lambda: len(texts(found)) == 60, timeout_s=30)
+        assert texts(found) == [str(n) for n in range(60)]
+        assert client.connections >= 4
+
+
+async def test_a_device_repeats_what_was_not_done_with(start_tier: StartTier) -> None:
+    """A crash in the middle of an event: the next run gets that event again, and none before it."""
+    tier = await start_tier(marks_seconds=0.05)
+    async with Client(tier.http, user="bot", device="worker-1") as client:
+        subscription = client.subscribe("7")
+        await client.connected.wait()
+        await until(lambda: tier.node.rooms.seats == 1)
+        for text in ("one", "two", "three"):
+            await tier.worker.send("7", text)
+        assert (await anext(subscription)).message == "one"
+        assert (await anext(subscription)).message == "two"  # and here it ends, with `two` in hand
+    await until(lambda: tier.redis.hget("chat:7:cursors", "bot:worker-1"))
+    async with Client(tier.http, user="bot", device="worker-1") as client:
+        subscription = client.subscribe("7")
+        assert [(await anext(subscription)).message for _ in range(2)] == ["two", "three"]
+
+
+async def test_a_window_smaller_than_the_backlog_never_stalls(start_tier: StartTier) -> None:
+    """Acknowledgements come in time though they are rare."""
+    tier = await start_tier(ack_window=10, ack_interval_ms=60_000)
+    sent = [tier.worker.make("7", str(n)) for n in range(200)]
+    await tier.worker.archive_all(sent)
+    await tier.worker.confirm(sent, archived=False)
+    async with Client(tier.http, user="anna") as client:
+        found: list[Event] = []
+        task = asyncio.create_task(read(client.subscribe("7", since="0-0"), found))
+        await until(lambda: len(texts(found)) == 200)
+        task.cancel()
+        assert texts(found) == [str(n) for n in range(200)]
+
+
+async def test_a_server_that_says_stop_is_believed(tier: Tier) -> None:
+    """4501 here, as no user is named: the loop ends with the reason instead of trying for ever."""
+    async with Client(tier.http) as client:
+        with pytest.raises(Stopped, match="4501 user is missing"):
+            await anext(client.subscribe("7"))
+        assert client.connections == 1
+
+
+async def test_requests_are_answered(tier: Tier) -> None:
+    """History, presence; an error is an answer."""
+    sent = await tier.worker.send("7", "hello")
+    async with Client(tier.http, user="anna", role="agent") as client:
+        subscription = client.subscribe("7", since=sent.message_id)
+        assert (await anext(subscription)).kind == "caught_up"
+        page = await client.request("history", ticket_id="7")
+        assert [message["message"] for message in page["messages"]] == ["hello"]
+        here = await client.request("presence", ticket_id="7")
+        assert here["members"] == [{"user_id": "anna", "role": "agent", "state": "online"}]
+        assert (await client.request("presence", ticket_id="8"))["code"] == "not_subscribed"
+
+
+async def test_clients_of_a_node_that_stops_come_back_elsewhere(start_tier: StartTier) -> None:
+    """Within the window it names, without a close; nobody misses a message that is sent meanwhile."""
+    tier = await start_tier()
+    async with AsyncExitStack() as stack:
+        found: list[list[Event]] = []
+        clients = []
+        for number in range(20):
+            client = await stack.enter_async_context(Client(tier.http, user=str(number)))
+            clients.append(client)
+            found.append([])
+            task = asyncio.create_task(read(client.subscribe("7"), found[-1]))
+            stack.callback(task.cancel)
+        await until(lambda: tier.node.rooms.seats == 20)
+        await tier.worker.send("7", "first")
+        await until(lambda: all(texts(one) == ["first"] for one in found))
+        other = await start_tier()
+        for client in clients:
+            client._url = other.url + "/"  # what a load balancer does
+        draining = asyncio.create_task(drain(tier.node, scaled(4)))
+        for n in range(10):
+            await tier.worker.send("7", str(n))
+            await asyncio.sleep(scaled(0.05))  # spread over the window
+        await draining
+        await until(lambda: all(len(texts(one)) == 11 for one in found))
+        assert all(texts(one) == ["first", *map(str, range(10))] for one in found)
+        assert len(other.node.clients) == 20

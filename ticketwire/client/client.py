@@ -1,0 +1,300 @@
+"""The client: one socket for all tickets, kept up, resumed, acknowledged. See the package's docstring."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.typing import Subprotocol
+
+from schemas.frames import SUBPROTOCOL
+from ticketwire.client.sender import Sender, backoff
+from ticketwire.client.tracker import EVENTS, Frame, Tracker, position_of
+
+STOP_CODES = range(4500, 5000)
+STEADY_S = 10.0  # a connection that lasted so long starts the backoff anew
+
+
+class Stopped(Exception):
+    """The server said that coming back is of no use: a close code from 4500 to 4999, or a refused handshake."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code} {reason}")
+        self.code = code
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a ticket."""
+
+    kind: str  # message, message_updated, message_deleted; or reset, caught_up
+    ticket_id: str
+    position: str
+    message_id: str = ""  # of a change: its target
+    sender_id: str = ""  # of a message
+    message: str = ""
+    timestamp: int = 0  # Unix seconds
+    client_message_id: str | None = None  # of one's own message
+
+
+class Subscription:
+    """A ticket's events as an async iterator. Asking for the next one acknowledges the last."""
+
+    def __init__(self, client: Client, ticket: str) -> None:
+        self._client = client
+        self._queue: asyncio.Queue[Event | Stopped | None] = asyncio.Queue()
+        self._last: str | None = None
+        self.ticket = ticket
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._last is not None:
+            self._client.handled(self.ticket, self._last)
+            self._last = None
+        found = await self._queue.get()
+        if found is None or isinstance(found, Stopped):
+            self._queue.put_nowait(found)  # for whoever asks again
+            if found is None:
+                raise StopAsyncIteration
+            raise found
+        self._last = found.position if found.kind in EVENTS else None
+        return found
+
+    def put(self, event: Event | Stopped | None) -> None:
+        """None ends the iteration, Stopped raises out of it."""
+        self._queue.put_nowait(event)
+
+
+class Client:
+    """One user's connection. Use it as an async context manager."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        send_to: str | None = None,
+        user: str | None = None,
+        role: str | None = None,
+        device: str | None = None,
+        token: str | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        """*url* is the delivery tier's (http or ws), *send_to* the ingest tier's, needed for `send` only."""
+        self._url = "ws" + url.removeprefix("http").removeprefix("ws").rstrip("/") + "/"
+        self._identity = {"user": user, "role": role, "device": device, "token": token, "client": "python/1"}
+        self._rng = rng or random.Random()
+        self._tracker = Tracker()
+        self._subscriptions: dict[str, Subscription] = {}
+        self._socket: ClientConnection | None = None
+        self._sender = Sender(send_to, user or "", token=token, rng=self._rng) if send_to else None
+        self._answers: dict[int, asyncio.Future[Frame]] = {}
+        self._next_id = 1
+        self._ack_timer: asyncio.TimerHandle | None = None
+        self._saying: set[asyncio.Future[None]] = set()
+        self._run: asyncio.Task[None] | None = None
+        self.connected = asyncio.Event()
+        self.notices: asyncio.Queue[Frame] = asyncio.Queue(maxsize=1_000)  # typing, receipts, presence; oldest go first
+        self.connections = 0  # how often it has connected
+
+    async def __aenter__(self) -> Self:
+        self._run = asyncio.create_task(self._keep_up())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Acknowledge what was handled, and go. Ends all iterations."""
+        await self._acknowledge()
+        if self._run is not None:
+            self._run.cancel()
+            await asyncio.gather(self._run, return_exceptions=True)
+        self._end(None)
+        if self._sender is not None:
+            await self._sender.close()
+
+    # --- what one does with it
+
+    def subscribe(self, ticket: str, *, since: str | None = None) -> Subscription:
+        """Return the ticket's events after *since* (`0-0`: all of them), or from now on, or where the device was."""
+        if ticket in self._subscriptions:
+            raise ValueError(f"ticket {ticket} is subscribed already")
+        found = self._subscriptions[ticket] = Subscription(self, ticket)
+        self._say_soon(self._tracker.subscribe(ticket, since))
+        return found
+
+    def unsubscribe(self, ticket: str) -> None:
+        """End a subscription's iteration."""
+        self._subscriptions.pop(ticket).put(None)
+        self._say_soon(self._tracker.unsubscribe(ticket))
+
+    def position(self, ticket: str) -> str | None:
+        """Where to go on another time: pass it as `since`."""
+        return self._tracker.position(ticket)
+
+    async def send(self, ticket: str, message: str, client_message_id: str | None = None) -> str:
+        """Send a message and return its id; see `Sender.send`."""
+        if self._sender is None:
+            raise ValueError("send_to is not given: the URL of the ingest tier")
+        return await self._sender.send(ticket, message, client_message_id)
+
+    async def request(self, kind: str, **fields: Any) -> Frame:
+        """Send a request and return its answer, such as `history` or `presence`; an `error` frame is an answer too.
+
+        Raises ConnectionError when the connection is lost meanwhile.
+        """
+        await self.connected.wait()
+        number, self._next_id = self._next_id, self._next_id + 1
+        future: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        self._answers[number] = future
+        try:
+            await self._say([{"type": kind, "id": number, **fields}])
+            return await future
+        finally:
+            self._answers.pop(number, None)
+
+    async def tell(self, kind: str, **fields: Any) -> None:
+        """Send what is not answered: `read`, `typing`. Lost if there is no connection at the moment."""
+        await self._say([{"type": kind, **fields}])
+
+    def handled(self, ticket: str, position: str) -> None:
+        """Everything up to *position* may be acknowledged. A subscription says so by itself."""
+        self._tracker.handled(ticket, position, time.monotonic() * 1000)
+        self._time_acks()
+
+    # --- keeping up
+
+    async def _keep_up(self) -> None:
+        attempt = 0
+        while True:
+            began, wait = time.monotonic(), None
+            try:
+                wait = await self._one_connection()
+            except Stopped as exc:
+                self._end(exc)
+                return
+            except (OSError, TimeoutError, ConnectionClosed, InvalidHandshake):
+                pass
+            finally:
+                self._lost()
+            if wait is None:
+                attempt = 0 if time.monotonic() - began > STEADY_S else attempt + 1
+                wait = backoff(attempt, self._rng)
+            await asyncio.sleep(wait)
+
+    async def _one_connection(self) -> float | None:
+        """Hold one connection to its end; return how long to wait before the next, None for a backoff."""
+        try:
+            socket = await connect(self._url, subprotocols=[Subprotocol(SUBPROTOCOL)], compression=None, max_size=None)
+        except InvalidURI as exc:
+            raise Stopped(0, str(exc)) from exc
+        async with socket:
+            self._socket = socket
+            self.connections += 1
+            await self._say([self._tracker.connect(**self._identity)])
+            try:
+                async for text in socket:
+                    within_ms = await self._take(json.loads(text))
+                    if within_ms is not None:
+                        await self._acknowledge()
+                        return self._rng.uniform(0, within_ms / 1000)
+            except ConnectionClosed:
+                pass
+            code = socket.close_code or 1006
+            if code in STOP_CODES:
+                raise Stopped(code, socket.close_reason or "")
+            return None
+
+    async def _take(self, frame: Frame) -> int | None:
+        outcome = self._tracker.receive(frame)
+        for one in outcome.deliver:
+            self._deliver(one)
+        await self._say(outcome.send)
+        self._time_acks()
+        return outcome.reconnect_within_ms
+
+    def _deliver(self, frame: Frame) -> None:
+        kind, answer = frame["type"], self._answers.get(frame.get("id", 0))
+        subscription = self._subscriptions.get(frame.get("ticket_id", ""))
+        if answer is not None and not answer.done():
+            answer.set_result(frame)
+        elif kind == "connected":
+            self.connected.set()
+        elif subscription is not None and kind in EVENTS:
+            subscription.put(
+                Event(
+                    kind, frame["ticket_id"], position_of(frame), frame["message_id"], frame.get("sender_id", ""),
+                    frame.get("message", ""), frame["timestamp"], frame.get("client_message_id"),
+                )
+            )  # fmt: skip
+        elif subscription is not None and (kind == "caught_up" or frame.get("resume") == "reset"):
+            subscription.put(
+                Event("caught_up" if kind == "caught_up" else "reset", frame["ticket_id"], frame["position"])
+            )
+        else:
+            if self.notices.full():
+                self.notices.get_nowait()
+            self.notices.put_nowait(frame)
+
+    def _lost(self) -> None:
+        self._socket = None
+        self.connected.clear()
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(ConnectionError("the connection was lost before the answer"))
+        self._answers.clear()
+
+    def _end(self, why: Stopped | None) -> None:
+        for subscription in self._subscriptions.values():
+            subscription.put(why)
+
+    # --- sending frames
+
+    async def _say(self, frames: list[Frame]) -> None:
+        socket = self._socket
+        if socket is not None:
+            with suppress(ConnectionClosed):  # whatever matters is said again on the next connection
+                for frame in frames:
+                    await socket.send(json.dumps(frame))
+
+    def _say_soon(self, frames: list[Frame]) -> None:
+        if frames:
+            task = asyncio.ensure_future(self._say(frames))
+            self._saying.add(task)
+            task.add_done_callback(self._saying.discard)
+
+    def _time_acks(self) -> None:
+        due = self._tracker.ack_due_ms()
+        if due is None or self._socket is None:
+            return
+        delay = due / 1000 - time.monotonic()
+        if delay <= 0:
+            self._ack_now()
+        elif self._ack_timer is None:
+            self._ack_timer = asyncio.get_running_loop().call_later(delay, self._ack_now)
+
+    def _ack_now(self) -> None:
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        self._say_soon(self._tracker.acks(time.monotonic() * 1000))
+
+    async def _acknowledge(self) -> None:
+        await self._say(self._tracker.acks(time.monotonic() * 1000))
