@@ -18,7 +18,7 @@
 | `channel:chat:<ticket>` | Pub/Sub | bare message id of each confirmed message | - |
 | `channel:chat:<ticket>:events` | Pub/Sub (sharded on Cluster) | full events for delivery nodes | - |
 | `chat:<ticket>:presence` | hash | who is here, by user and node (presence.lua) | minutes |
-| `chat:<ticket>:cursors`, `:reads` | hash | acknowledged position by user and device; read by user (marks.lua) | a month |
+| `chat:<ticket>:cursors`, `:reads` | hash | acknowledged by user and device; read by user (marks.lua) | a month |
 | `channel:canary:<node>` | Pub/Sub | a delivery node's message to itself | - |
 
 `<p>` is written with at least two digits (`07`). On Redis Cluster the partition's hash tag stands in front
