@@ -30,6 +30,10 @@ check: install ## format, lint, types, import rules (changes nothing)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: install ## renew what is generated from the code: docs/protocol/*.json, docs/settings.md
+	$(BIN)/python -m ticketwire.protocol_documents docs/protocol
+	$(BIN)/ticketwire settings --markdown > docs/settings.md
+
 format: install ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -53,4 +57,4 @@ lock: install ## renew requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url \
 		--no-header --no-emit-package ticketwire --quiet -o requirements.lock
 
-.PHONY: help install demo test check format bench lock
+.PHONY: help install demo test check docs format bench lock

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.typing import Subprotocol
 
 from schemas.frames import SUBPROTOCOL
-from ticketwire.client.sender import Sender, backoff
+from ticketwire.client.sender import Sender, Unsent, backoff
 from ticketwire.client.tracker import EVENTS, Frame, Tracker, position_of
 
 STOP_CODES = range(4500, 5000)
@@ -151,6 +151,11 @@ class Client:
         if self._sender is None:
             raise ValueError("send_to is not given: the URL of the ingest tier")
         return await self._sender.send(ticket, message, client_message_id)
+
+    @property
+    def outbox(self) -> list[Unsent]:
+        """Messages that no server has accepted yet, oldest first."""
+        return list(self._sender.outbox) if self._sender is not None else []
 
     async def request(self, kind: str, **fields: Any) -> Frame:
         """Send a request and return its answer, such as `history` or `presence`; an `error` frame is an answer too.
