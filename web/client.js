@@ -1,16 +1,19 @@
-// A plain-mode client of one ticket: history, then live, resumed after every interruption. No DOM.
+// A client of one ticket by ticketwire.v1: history, then live, resumed after every interruption. No DOM.
 //
-//   const client = new TicketClient("12345", { onMessage, onState });
+//   const client = new TicketClient("12345", { user: "anna", onMessage, onState });
 //   client.start();
 //
-// `onMessage(message)` gets each message once, in order: ticket_id, message_id, sender_id, message, timestamp.
+// `onHistory(messages, hasMore)`: the newest messages; again after `reset`, when everything shown is to be dropped.
+// `onMessage(message)` gets each later message once, in order. `onChange(frame)`: message_updated or message_deleted.
+// `onTyping(users)`, `onPeople(members)`: who writes, who is there; `onReceipt(frame)`.
 // `onState(state, detail)`: "connecting", "open", "waiting" (detail.seconds until the next try), "stopped" (detail.reason).
 
-import { compareIds } from "./feed.js";
+import { Session, SUBPROTOCOL, EVENTS, positionOf } from "./session.js";
 
 const BACKOFF_BASE_MS = 500;
 const BACKOFF_CAP_MS = 20_000;
 const PAGE = 50;
+const TYPING_EVERY_MS = 2_500;
 export const TICKET_PATTERN = "[A-Za-z0-9._@\\-]{1,128}";
 
 /** Full jitter: clients that lost the same node do not come back in one wave. */
@@ -22,17 +25,27 @@ export function backoffMs(attempt, random = Math.random) {
 export const isFinal = (code) => code >= 4500 && code <= 4999;
 
 export class TicketClient {
-  constructor(ticket, { base = location.origin, onMessage = () => {}, onState = () => {}, onHistory = () => {} } = {}) {
+  constructor(ticket, { base = location.origin, user = "guest", role = "customer", ...handlers } = {}) {
+    const nothing = () => {};
     this.ticket = ticket;
     this.base = base;
-    this.onMessage = onMessage;
-    this.onState = onState;
-    this.onHistory = onHistory; // (messages, hasMore): once, before the first onMessage
-    this.at = null; // newest message_id seen; null until history was read
+    this.identity = { user, role, client: "web/1" };
+    for (const name of ["onHistory", "onMessage", "onChange", "onTyping", "onPeople", "onReceipt", "onState"]) {
+      this[name] = handlers[name] ?? nothing;
+    }
+    this.session = new Session();
+    this.began = false; // whether history was read
     this.attempt = 0;
     this.socket = null;
     this.timer = 0;
+    this.ackTimer = 0;
+    this.silence = 0;
+    this.silentMs = 45_000;
     this.stopped = true;
+    this.people = new Map();
+    this.version = -1; // of presence
+    this.typists = new Map();
+    this.typedMs = -Infinity;
     this.wake = () => this.timer && this.retryNow();
   }
 
@@ -45,10 +58,12 @@ export class TicketClient {
   stop() {
     this.stopped = true;
     removeEventListener("online", this.wake);
-    clearTimeout(this.timer);
+    for (const timer of [this.timer, this.ackTimer, this.silence, ...this.typists.values()]) clearTimeout(timer);
     this.timer = 0;
-    this.socket?.close();
+    this.acknowledge();
+    const { socket } = this;
     this.socket = null;
+    socket?.close(1000);
   }
 
   retryNow() {
@@ -67,41 +82,186 @@ export class TicketClient {
     return body;
   }
 
+  async begin() {
+    const { messages, has_more } = await this.history();
+    if (this.stopped) return;
+    this.began = true;
+    this.session.subscribe(this.ticket, messages.at(-1)?.message_id ?? "0-0");
+    this.onHistory(messages, has_more);
+  }
+
   async connect() {
     this.onState("connecting", {});
-    if (this.at === null) {
+    if (!this.began) {
       try {
-        const { messages, has_more } = await this.history();
-        if (this.stopped) return;
-        this.at = messages.at(-1)?.message_id ?? "0-0";
-        this.onHistory(messages, has_more);
+        await this.begin();
       } catch (error) {
         if (!this.stopped) error.final ? this.giveUp(error.message) : this.later();
         return;
       }
+      if (this.stopped) return;
     }
-    const query = new URLSearchParams({ ticket_id: this.ticket, since: this.at });
-    const socket = (this.socket = new WebSocket(`${this.base.replace(/^http/, "ws")}/?${query}`));
-    socket.onopen = () => {
-      this.attempt = 0;
-      this.onState("open", {});
-    };
-    socket.onmessage = ({ data }) => this.take(JSON.parse(data));
+    const socket = (this.socket = new WebSocket(`${this.base.replace(/^http/, "ws")}/`, SUBPROTOCOL));
+    socket.onopen = () => this.say([this.session.connect(this.identity)]);
+    socket.onmessage = ({ data }) => this.socket === socket && this.take(JSON.parse(data));
     socket.onclose = ({ code, reason }) => {
       if (this.socket !== socket || this.stopped) return;
-      this.socket = null;
+      this.lost();
       isFinal(code) ? this.giveUp(reason || `closed with ${code}`) : this.later();
     };
+    this.heard();
   }
 
-  take(message) {
-    if (compareIds(message.message_id, this.at) <= 0) return; // at-least-once makes repeats normal
-    this.at = message.message_id;
-    this.onMessage(message);
+  /** The connection is gone, or given up. */
+  lost() {
+    clearTimeout(this.silence);
+    clearTimeout(this.ackTimer);
+    this.ackTimer = 0;
+    this.version = -1;
+    const { socket } = this;
+    this.socket = null;
+    socket?.close();
+  }
+
+  /** Browsers do not show WebSocket pings: a server that says nothing for too long is not there. */
+  heard() {
+    clearTimeout(this.silence);
+    this.silence = setTimeout(() => {
+      this.lost();
+      this.later();
+    }, this.silentMs);
+  }
+
+  say(frames) {
+    if (this.socket?.readyState !== WebSocket.OPEN) return;
+    for (const frame of frames) this.socket.send(JSON.stringify(frame));
+  }
+
+  take(frame) {
+    this.heard();
+    const { deliver, send, reconnectWithinMs } = this.session.receive(frame);
+    for (const one of deliver) this.deliver(one);
+    this.say(send);
+    this.timeAcks();
+    if (reconnectWithinMs !== null) this.moveWithin(reconnectWithinMs);
+  }
+
+  /** This node stops: come back, to another one, at a random moment within the time it gives. */
+  moveWithin(ms) {
+    const { socket } = this;
+    setTimeout(() => {
+      if (this.socket !== socket || this.stopped) return;
+      this.acknowledge();
+      this.lost();
+      this.connect();
+    }, Math.random() * ms);
+  }
+
+  deliver(frame) {
+    if (EVENTS.has(frame.type)) {
+      if (frame.type === "message") {
+        this.endTyping(frame.sender_id);
+        this.onMessage(frame);
+      } else {
+        this.onChange(frame);
+      }
+      this.session.handled(this.ticket, positionOf(frame), performance.now());
+      return;
+    }
+    switch (frame.type) {
+      case "connected":
+        this.silentMs = frame.ping_ms + frame.pong_ms;
+        break;
+      case "subscribed":
+        this.attempt = 0;
+        if (frame.resume === "reset") this.restart();
+        this.say([{ type: "presence", ticket_id: this.ticket, activity: "viewing" }]);
+        this.onState("open", {});
+        break;
+      case "receipt":
+        this.onReceipt(frame);
+        break;
+      case "typing":
+        this.endTyping(frame.user_id);
+        if (frame.on) {
+          this.typists.set(frame.user_id, setTimeout(() => this.endTyping(frame.user_id), frame.expires_in_ms));
+          this.onTyping([...this.typists.keys()]);
+        }
+        break;
+      case "presence_state":
+        this.version = frame.version;
+        this.people = new Map(frame.members.map((member) => [member.user_id, member]));
+        this.onPeople([...this.people.values()]);
+        break;
+      case "presence_diff":
+        this.presenceChanged(frame);
+        break;
+      case "error":
+        if (frame.temporary && frame.ticket_id === this.ticket) {
+          this.lost();
+          this.later();
+        }
+        break;
+    }
+  }
+
+  /** Nobody knows any more what we have: what is shown is dropped, and history is read anew. */
+  restart() {
+    this.began = false;
+    this.session = new Session();
+    this.lost();
+    this.connect();
+  }
+
+  presenceChanged(diff) {
+    if (this.version < 0 || diff.version <= this.version) return;
+    if (diff.version !== this.version + 1) {
+      this.say([{ type: "presence", ticket_id: this.ticket, activity: "viewing" }]);
+      return;
+    }
+    this.version = diff.version;
+    for (const member of diff.members) this.people.set(member.user_id, member);
+    for (const user of diff.left) this.people.delete(user);
+    this.onPeople([...this.people.values()]);
+  }
+
+  endTyping(user) {
+    clearTimeout(this.typists.get(user));
+    if (this.typists.delete(user)) this.onTyping([...this.typists.keys()]);
+  }
+
+  /** The user writes: call it at every key. */
+  typing() {
+    const now = performance.now();
+    if (now - this.typedMs < TYPING_EVERY_MS) return;
+    this.typedMs = now;
+    this.say([{ type: "typing", ticket_id: this.ticket }]);
+  }
+
+  /** The user has read everything shown. */
+  read() {
+    const position = this.session.position(this.ticket);
+    if (position !== null) this.say([{ type: "read", ticket_id: this.ticket, position }]);
+  }
+
+  acknowledge() {
+    clearTimeout(this.ackTimer);
+    this.ackTimer = 0;
+    this.say(this.session.acks(performance.now()));
+  }
+
+  timeAcks() {
+    const due = this.session.ackDueMs();
+    if (due === null) return;
+    const wait = due - performance.now();
+    if (wait <= 0) this.acknowledge();
+    else this.ackTimer ||= setTimeout(() => this.acknowledge(), wait);
   }
 
   later() {
+    if (this.stopped) return;
     const wait = backoffMs(this.attempt++);
+    clearTimeout(this.timer);
     this.timer = setTimeout(() => {
       this.timer = 0;
       this.connect();

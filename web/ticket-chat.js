@@ -56,7 +56,8 @@ class TicketChat extends HTMLElement {
     this.heading = element("h2", "ticket");
     this.status = element("p", "state");
     this.status.setAttribute("role", "status");
-    this.bar.append(this.heading, this.status);
+    this.people = element("p", "people");
+    this.bar.append(this.heading, this.people, this.status);
 
     this.scroller = element("div", "scroller");
     this.scroller.tabIndex = 0;
@@ -70,6 +71,8 @@ class TicketChat extends HTMLElement {
     this.waiting = element("ol", "messages");
     this.scroller.append(this.older, this.empty, this.list, this.waiting);
 
+    this.writing = element("p", "writing");
+    this.writing.setAttribute("aria-live", "polite");
     this.form = element("form", "composer");
     this.field = element("textarea", "");
     Object.assign(this.field, { rows: 1, maxLength: 8000, placeholder: "Write a message", required: true });
@@ -80,7 +83,8 @@ class TicketChat extends HTMLElement {
     this.field.onkeydown = (event) => {
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing) this.submit(event);
     };
-    this.append(this.bar, this.scroller, this.form);
+    this.field.oninput = () => this.client.typing();
+    this.append(this.bar, this.scroller, this.writing, this.form);
   }
 
   join() {
@@ -92,9 +96,15 @@ class TicketChat extends HTMLElement {
     this.waiting.replaceChildren();
     this.older.hidden = true;
     this.empty.hidden = true;
+    this.writing.textContent = "";
+    this.people.textContent = "";
     this.client = new TicketClient(this.ticket, {
+      user: this.sender || "guest",
       onHistory: (messages, hasMore) => this.began(messages, hasMore),
       onMessage: (message) => this.arrived(message),
+      onChange: (change) => this.changed(change),
+      onTyping: (users) => (this.writing.textContent = users.length ? `${users.join(", ")} writing…` : ""),
+      onPeople: (members) => (this.people.textContent = `Here: ${members.map((one) => one.user_id).sort().join(", ")}`),
       onState: (state, detail) => this.show(state, detail),
     });
     this.client.start();
@@ -106,6 +116,8 @@ class TicketChat extends HTMLElement {
   }
 
   began(messages, hasMore) {
+    this.rows = new Map();
+    this.list.replaceChildren();
     for (const message of messages) this.add(message);
     this.older.hidden = !hasMore;
     this.empty.hidden = messages.length > 0;
@@ -117,6 +129,14 @@ class TicketChat extends HTMLElement {
     this.add(message);
     this.empty.hidden = true;
     if (atEnd) this.toEnd();
+  }
+
+  /** Edited or taken back by its sender or a moderator. */
+  changed({ type, message_id, message }) {
+    const row = this.rows.get(message_id);
+    if (!row) return; // not shown: it is among the earlier messages, which come as they are now
+    row.classList.toggle("deleted", type === "message_deleted");
+    row.querySelector(".text").textContent = type === "message_deleted" ? "Message deleted" : message;
   }
 
   async loadOlder() {

@@ -1,0 +1,121 @@
+// What a client must do with each frame of ticketwire.v1 (docs/protocol.md). No I/O, no clock, no DOM.
+// ticketwire/client/tracker.py is the same; tests/vectors/conversations.json is run by both sides' tests.
+
+import { compareIds } from "./feed.js";
+
+export const SUBPROTOCOL = "ticketwire.v1";
+export const EVENTS = new Set(["message", "message_updated", "message_deleted"]);
+export const QUIET_ACK_MS = 200; // after a pause the first event is acknowledged this soon
+
+/** A message's own id; for a change its place in the log. */
+export const positionOf = (event) => (event.type === "message" ? event.message_id : event.event_id);
+
+const outcome = (deliver = [], send = [], reconnectWithinMs = null) => ({ deliver, send, reconnectWithinMs });
+
+/** One client's position in all its tickets. */
+export class Session {
+  constructor() {
+    this.tickets = new Map();
+    this.window = 512;
+    this.intervalMs = 5_000;
+    this.pending = 0; // events handled and not acknowledged
+    this.pendingSinceMs = 0;
+    this.ackedMs = -Infinity;
+    this.connected = false;
+  }
+
+  position(ticket) {
+    return this.tickets.get(ticket)?.at ?? null;
+  }
+
+  /** The first frame of a new socket, which resumes every ticket. */
+  connect(identity) {
+    this.connected = false;
+    this.pending = 0;
+    const resume = {};
+    for (const [name, ticket] of this.tickets) {
+      Object.assign(ticket, { asked: true, handled: null, delivered: [] });
+      resume[name] = ticket.at;
+    }
+    return { type: "connect", ...identity, ...(this.tickets.size && { resume }) };
+  }
+
+  /** Add a ticket; returns what to send now (before `connected` nothing: connect carries it). */
+  subscribe(ticket, since = null, history = 0) {
+    this.tickets.set(ticket, { at: since, handled: null, delivered: [], asked: true });
+    if (!this.connected) return [];
+    return [{ type: "subscribe", ticket_id: ticket, ...(since !== null && { since }), ...(history && { history }) }];
+  }
+
+  unsubscribe(ticket) {
+    const known = this.tickets.delete(ticket);
+    return known && this.connected ? [{ type: "unsubscribe", ticket_id: ticket }] : [];
+  }
+
+  /** Take a frame: { deliver, send, reconnectWithinMs }. Unknown types are delivered: a newer server may send them. */
+  receive(frame) {
+    const ticket = this.tickets.get(frame.ticket_id);
+    if (EVENTS.has(frame.type)) return this.event(frame, ticket);
+    switch (frame.type) {
+      case "connected":
+        this.connected = true;
+        [this.window, this.intervalMs] = [frame.ack_window, frame.ack_ms];
+        break;
+      case "subscribed":
+        if (ticket) Object.assign(ticket, { asked: false, at: frame.position, handled: null, delivered: [] });
+        break;
+      case "caught_up":
+        if (ticket && !ticket.asked) ticket.at = frame.position;
+        break;
+      case "ping":
+        return outcome([], [{ type: "pong" }]);
+      case "reconnect":
+        return outcome([], [], frame.within_ms);
+    }
+    return outcome([frame]);
+  }
+
+  event(frame, ticket) {
+    if (!ticket || ticket.asked || ticket.at === null) return outcome();
+    const at = positionOf(frame);
+    if (compareIds(at, ticket.at) <= 0) return outcome(); // at-least-once makes repeats normal
+    if (frame.prev_id !== ticket.at) {
+      ticket.asked = true;
+      return outcome([], [{ type: "subscribe", ticket_id: frame.ticket_id, since: ticket.at }]);
+    }
+    ticket.at = at;
+    ticket.delivered.push(at);
+    return outcome([frame]);
+  }
+
+  /** The application has done with everything up to `position`. */
+  handled(ticket, position, nowMs) {
+    const known = this.tickets.get(ticket);
+    if (!known || known.asked) return;
+    while (known.delivered.length && compareIds(known.delivered[0], position) <= 0) {
+      known.handled = known.delivered.shift();
+      if (this.pending++ === 0) this.pendingSinceMs = nowMs;
+    }
+  }
+
+  /** When `acks` should be called; null while there is nothing to acknowledge. */
+  ackDueMs() {
+    if (this.pending === 0) return null;
+    let open = 0;
+    for (const ticket of this.tickets.values()) open += ticket.delivered.length;
+    if (this.pending * 2 >= this.window || this.pending + open >= this.window) return this.pendingSinceMs;
+    return Math.max(this.pendingSinceMs + QUIET_ACK_MS, this.ackedMs + this.intervalMs);
+  }
+
+  /** An `ack` for each ticket in which something was handled since its last one. */
+  acks(nowMs) {
+    const frames = [];
+    for (const [name, ticket] of this.tickets) {
+      if (ticket.handled === null) continue;
+      frames.push({ type: "ack", ticket_id: name, position: ticket.handled });
+      ticket.handled = null;
+    }
+    if (frames.length) [this.pending, this.ackedMs] = [0, nowMs];
+    return frames;
+  }
+}
