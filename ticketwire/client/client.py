@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -77,12 +77,16 @@ class Subscription:
         self._queue.put_nowait(event)
 
 
+def _socket_url(url: str) -> str:
+    return "ws" + url.removeprefix("http").removeprefix("ws").rstrip("/") + "/"
+
+
 class Client:
     """One user's connection. Use it as an async context manager."""
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         send_to: str | None = None,
         user: str | None = None,
@@ -91,8 +95,11 @@ class Client:
         token: str | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        """*url* is the delivery tier's (http or ws), *send_to* the ingest tier's, needed for `send` only."""
-        self._url = "ws" + url.removeprefix("http").removeprefix("ws").rstrip("/") + "/"
+        """*url* is the delivery tier's (http or ws), *send_to* the ingest tier's, needed for `send` only.
+
+        Several URLs are tried in turn, one at each connection: what a load balancer would do.
+        """
+        self.urls = [_socket_url(one) for one in ([url] if isinstance(url, str) else url)]
         self._identity = {"user": user, "role": role, "device": device, "token": token, "client": "python/1"}
         self._rng = rng or random.Random()
         self._tracker = Tracker()
@@ -204,7 +211,10 @@ class Client:
     async def _one_connection(self) -> float | None:
         """Hold one connection to its end; return how long to wait before the next, None for a backoff."""
         try:
-            socket = await connect(self._url, subprotocols=[Subprotocol(SUBPROTOCOL)], compression=None, max_size=None)
+            self.urls.append(self.urls.pop(0))
+            socket = await connect(
+                self.urls[-1], subprotocols=[Subprotocol(SUBPROTOCOL)], compression=None, max_size=None
+            )
         except InvalidURI as exc:
             raise Stopped(0, str(exc)) from exc
         async with socket:

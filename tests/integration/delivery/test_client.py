@@ -130,7 +130,7 @@ async def test_clients_of_a_node_that_stops_come_back_elsewhere(start_tier: Star
         await until(lambda: all(texts(one) == ["first"] for one in found))
         other = await start_tier()
         for client in clients:
-            client._url = other.url + "/"  # what a load balancer does
+            client.urls = [other.url + "/"]  # what a load balancer does
         draining = asyncio.create_task(drain(tier.node, scaled(4)))
         for n in range(10):
             await tier.worker.send("7", str(n))
