@@ -90,6 +90,7 @@ class Owner:
                 try:
                     if self._recheck and not entries:
                         await self._recover()
+                        continue  # told to be quiet meanwhile, it left some pending: nothing newer may be read
                     entries = await (self._confirmed(entries) if entries else self._next())
                 except (GroupLost, Regressed) as exc:
                     # What is in hand may lie on no stream any more: the pending list and the archive know.

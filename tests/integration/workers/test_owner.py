@@ -1,0 +1,61 @@
+"""One owner at a time, stopped and disturbed at chosen moments."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from tests.pipeline import check_tickets, drained, flood_one
+from tests.until import scaled
+from ticketwire.archive.messages import Archive
+from ticketwire.bus.bus import Bus
+from ticketwire.bus.partition import Entry, Lease, Partition, Settlement
+from workers.moderation.allow_all import AllowAll
+from workers.owner import Owner
+from workers.pipeline import Pipeline
+from workers.settings import WorkerSettings
+
+
+class Disturbed(Pipeline):
+    """Calls `before` ahead of each batch."""
+
+    before: Callable[[Sequence[Entry]], None]
+
+    async def handle(self, entries: Sequence[Entry], now_ms: int) -> list[Settlement]:
+        self.before(entries)
+        return await super().handle(entries, now_ms)
+
+
+async def own(core: tuple[Bus, Archive], settings: WorkerSettings, ticket: str, name: str) -> tuple[Owner, Disturbed]:
+    """Take the ticket's partition."""
+    partition = Partition(core[0], core[0].keys.partition_of(ticket), settings.shared)
+    lease = await partition.acquire(name)
+    assert isinstance(lease, Lease)
+    pipeline = Disturbed(partition.partition, core[1], AllowAll(), name)
+    return Owner(partition, lease, pipeline, core[1], settings), pipeline
+
+
+async def test_an_owner_told_to_be_quiet_while_it_recovers_touches_nothing_newer(
+    core: tuple[Bus, Archive], settings: WorkerSettings
+) -> None:
+    """It went on to read and confirm what was new, and so overtook what it had left pending: 18 messages of a
+    partition got new ids behind later ones, when a worker came back just as another one had taken over.
+    """
+    bus = core[0]
+    sent = await flood_one(bus, "T1", 3)
+    stream = bus.keys.ingest(bus.keys.partition_of("T1"))
+    await bus.command(stream, "XGROUP", "CREATE", stream, "workers", "0")
+    await bus.command(stream, "XREADGROUP", "GROUP", "workers", "owner", "STREAMS", stream, ">")
+    # The first is a suspect, so it is handled by itself and the others afterwards.
+    claim = (stream, "workers", "owner", 0, sent[0][0], "RETRYCOUNT", 2, "JUSTID")
+    await bus.command(stream, "XCLAIM", *claim)
+    sent += await flood_one(bus, "T1", 2)
+    first, pipeline = await own(core, settings, "T1", "first")
+    pipeline.before = lambda _: first.quiet()
+    await first.run()
+    assert await first._partition.release(first.lease)
+    second, pipeline = await own(core, settings, "T1", "second")
+    pipeline.before = lambda entries: second.quiet() if entries[-1].id == sent[-1][0] else None
+    await asyncio.wait_for(second.run(), scaled(10))
+    await drained(bus)
+    await check_tickets(core, {"T1": sent})
