@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from tests.faults.ground import Ground
-from tests.faults.runs import Report, excuse, losing, mixed, singles
+from tests.faults.runs import FAILOVER, FLUSHALL, Report, excuse, excuse_second_ids, losing, mixed, singles
 from tests.faults.scene import running_scene
 from tests.servers import RedisKind, binary_of
 from ticketwire.archive.migrate import upgrade_async
@@ -22,8 +23,8 @@ FEWEST_SECONDS = 30
 
 
 @asynccontextmanager
-async def new_ground() -> AsyncIterator[tuple[Ground, EmbeddedRedis]]:
-    """Servers of one run alone, and a second Redis for a replica."""
+async def new_ground(keep: Path) -> AsyncIterator[tuple[Ground, EmbeddedRedis]]:
+    """Servers of one run alone, and a second Redis for a replica. What went wrong is kept in the folder *keep*."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ticketwire-faults-")))
         folder.chmod(0o755)  # PostgreSQL's account must get through
@@ -34,31 +35,40 @@ async def new_ground() -> AsyncIterator[tuple[Ground, EmbeddedRedis]]:
         postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres", options=("shared_buffers=32MB",)))
         await upgrade_async(postgres.url)
         yield Ground(redis, postgres, postgres.url, folder), other
+        if (folder / "findings.json").exists():
+            kept = keep / folder.name
+            shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("data"))
+            print(f"   everything recorded of this phase is in {kept}")
 
 
-async def run(seconds: float, seed: int) -> list[Report]:
+async def run(seconds: float, seed: int, keep: Path) -> list[Report]:
     """All phases, each on servers of its own."""
     reports = []
     long = seconds >= 300
-    async with new_ground() as (ground, _), running_scene(ground, ingests=2, workers=3, deliveries=2) as scene:
+    async with new_ground(keep) as (ground, _), running_scene(ground, ingests=2, workers=3, deliveries=2) as scene:
         reports.append(_told(await singles(scene, rounds=5 if long else 2, outage_s=10.0)))
-    async with new_ground() as (ground, _), running_scene(ground, ingests=2, workers=3, deliveries=2) as scene:
+    async with new_ground(keep) as (ground, _), running_scene(ground, ingests=2, workers=3, deliveries=2) as scene:
         reports.append(_told(await mixed(scene, seconds, seed)))
-    for how in ("FLUSHALL", "failover to a lagging replica"):
-        async with new_ground() as (ground, other):
-            async with running_scene(ground, replica=other, ingests=2, workers=2, deliveries=2) as scene:
-                report = await losing(scene, rounds=4 if long else 2, how=how)
-                lost = len(report.findings.lost)
-                excuse(report)
-                report.name = f"{how}, durability redis: {lost} lost by Redis, {report.missed} missed by ingest"
-                reports.append(_told(report))
-    async with new_ground() as (ground, other):
-        options = {"TICKETWIRE_DURABILITY": "replica", "TICKETWIRE_DURABILITY_TIMEOUT_MS": "500"}
-        async with running_scene(ground, replica=other, ingests=2, workers=2, deliveries=2, **options) as scene:
-            report = await losing(scene, rounds=4 if long else 2, how="failover to a lagging replica")
-            report.name = f"failover, durability replica: {report.missed} missed by ingest"
-            reports.append(_told(report))
+    for how in (FLUSHALL, FAILOVER):
+        report = await _losing(how, keep, rounds=6 if long else 2)
+        lost = len(report.findings.lost)
+        excuse(report)
+        report.name = f"{how}, durability redis: {lost} lost by Redis, {report.missed} missed by ingest"
+        reports.append(_told(report))
+    durable = {"TICKETWIRE_DURABILITY": "replica", "TICKETWIRE_DURABILITY_TIMEOUT_MS": "500"}
+    report = await _losing(FAILOVER, keep, rounds=6 if long else 2, **durable)
+    excuse_second_ids(report)
+    report.name = f"{FAILOVER}, durability replica: {len(report.findings.lost)} lost by Redis, {report.missed} missed"
+    reports.append(_told(report))
     return reports
+
+
+async def _losing(how: str, keep: Path, rounds: int, **settings: str) -> Report:
+    async with (
+        new_ground(keep) as (ground, other),
+        running_scene(ground, replica=other, ingests=2, workers=2, deliveries=2, **settings) as scene,
+    ):
+        return await losing(scene, rounds, how)
 
 
 def _told(report: Report) -> Report:
@@ -85,10 +95,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="of the mixed phase (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=1, help="of the schedule (default: %(default)s)")
+    parser.add_argument(
+        "--keep", type=Path, default=Path(".faults"), help="where to keep what was recorded of a phase that went wrong"
+    )
     given = parser.parse_args()
     if given.seconds < FEWEST_SECONDS:
         parser.error(f"--seconds is {given.seconds:g}, allowed: {FEWEST_SECONDS} and more")
-    reports = asyncio.run(run(given.seconds, given.seed))
+    reports = asyncio.run(run(given.seconds, given.seed, given.keep))
     mixed_one = reports[1]
     faults = sum(sum(report.faults.values()) for report in reports)
     counts = mixed_one.findings.counts()

@@ -75,6 +75,7 @@ class Evidence:
     dead: Sequence[Letter] = ()
     pending: frozenset[str] = frozenset()  # ids that still lie on an ingest stream
     clients: Sequence[ClientLog] = ()
+    trimmed: bool = False  # whether logs may lack their beginning
 
 
 @dataclass(slots=True)
@@ -126,7 +127,7 @@ def check(evidence: Evidence) -> Findings:
         archived = shown.get(ticket, [])
         found.reordered += _inversions(f"archive of {ticket}", archived, order)
         log = evidence.logs.get(ticket, ())
-        _check_log(ticket, log, archived, order, found)
+        _check_log(ticket, log, archived, order, evidence.trimmed, found)
         for client in evidence.clients:
             if client.ticket == ticket:
                 _check_client(client, archived, order, found)
@@ -171,7 +172,12 @@ def _check_archive(evidence: Evidence, letters: Mapping[tuple[str, str], Letter]
 
 
 def _check_log(
-    ticket: str, log: Sequence[Shown], archived: Sequence[Shown], order: Mapping[str, int], found: Findings
+    ticket: str,
+    log: Sequence[Shown],
+    archived: Sequence[Shown],
+    order: Mapping[str, int],
+    trimmed: bool,
+    found: Findings,
 ) -> None:
     found.log_duplicates += [f"log of {ticket}: {key}, {n} times" for key, n in _repeated(e.key for e in log)]
     found.reordered += _inversions(f"log of {ticket}", log, order)
@@ -179,8 +185,7 @@ def _check_log(
     found.unarchived += [
         f"log of {ticket}: {e.message_id} ({e.key}) is not in the archive" for e in log if e.message_id not in known
     ]
-    # A log may begin late (trimmed, or lost with Redis and older than the witness looks back), but has no holes.
-    start = MessageId.parse(log[0].message_id) if log else ZERO
+    start = MessageId.parse(log[0].message_id) if log and trimmed else ZERO
     have = {entry.message_id for entry in log}
     found.gaps += [
         f"log of {ticket}: {e.message_id} ({e.key}) is missing"

@@ -67,7 +67,7 @@ def at_a_point(kind: Kind, action: str) -> Fault:
 async def rolling_restart(scene: Scene, rng: random.Random) -> None:
     """One step of it: SIGTERM, an orderly end, a new process."""
     tier = rng.choice(scene.stack.tiers)
-    if not tier.alive or tier.stopped:
+    if tier.stopped or not await tier.listens():  # a process that is still starting has no handler for SIGTERM yet
         return
     started = time.monotonic()
     tier.send(signal.SIGTERM)
@@ -214,7 +214,9 @@ async def cause(scene: Scene, seconds: float, seed: int, calm_s: float = 1.5) ->
                 bag = rng.sample(sorted(kinds), len(kinds))
             name = bag.pop()
             async with lock:
+                scene.timeline.append((time.time(), f"{name} begins"))
                 await kinds[name](scene, rng)
+                scene.timeline.append((time.time(), f"{name} ends"))
             counted[name] += 1
             await asyncio.sleep(rng.uniform(0.1, calm_s))
 

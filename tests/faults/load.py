@@ -137,7 +137,7 @@ class Watcher:
     async def audit(self) -> None:
         """Ask the archive, for ever."""
         while True:
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
                 connection = await asyncpg.connect(self._database_url, timeout=2)
                 try:
                     while True:

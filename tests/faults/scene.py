@@ -75,6 +75,7 @@ class Scene:
     harness_url: str  # of Redis, for the harness itself; no fault touches that way
     pair: Pair | None = None
     notes: list[str] = field(default_factory=list)  # what went wrong besides messages
+    timeline: list[tuple[float, str]] = field(default_factory=list)  # Unix seconds, which fault began or ended
 
     def load(self, **options: object) -> Load:
         return Load(self.stack.ingests, self.stack.deliveries, self.harness_url, self.ground.database_url, **options)  # type: ignore[arg-type]

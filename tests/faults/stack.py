@@ -38,6 +38,7 @@ class Tier:
         self.internal_port = free_port()
         self.log = folder / f"{name}.log"
         self.restarts = 0  # by `Stack.supervise`
+        self.instructed = False
         self.nap_s = LEASE_MS / 1000
         self._wake_at: float | None = None  # monotonic seconds; None: nobody said when
         self._process: subprocess.Popen[bytes] | None = None
@@ -80,6 +81,7 @@ class Tier:
         assert not self.alive, f"{self.name} runs already"
         module = _MODULES[self.kind]
         self._wake_at = None
+        self.instructed = bool(instructions)
         argv = ["-m", "tests.faults.instrumented", module] if instructions else ["-m", module]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -137,6 +139,14 @@ class Tier:
                 return answer.status_code == 200
 
             await until(is_ready, timeout_s, every_s=0.02)
+
+    async def listens(self) -> bool:
+        """Whether it has come so far as to answer `/livez`."""
+        async with httpx.AsyncClient(timeout=2) as client:
+            try:
+                return (await client.get(f"http://127.0.0.1:{self.internal_port}/livez")).status_code == 200
+            except httpx.TransportError:
+                return False
 
     async def metric(self, name: str) -> float:
         """Read one sample of `/metrics`: *name* with its labels, as Prometheus writes it; 0 when there is none."""
@@ -207,6 +217,8 @@ class Stack:
     async def whole(self) -> None:
         """Bring back whatever is down or paused, and wait until all is as after the start."""
         for tier in self.tiers:
+            if tier.instructed:  # or it would follow its instructions later
+                tier.end()
             if tier.alive:
                 tier.send(signal.SIGCONT)
             else:

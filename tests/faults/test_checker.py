@@ -81,6 +81,10 @@ def forget_the_last_in_the_log(e: Evidence) -> None:
     e.logs = {"T": e.logs["T"][:-1]}
 
 
+def forget_the_first_in_the_log(e: Evidence) -> None:
+    e.logs = {"T": e.logs["T"][1:]}
+
+
 def forget_one_on_the_socket(e: Evidence) -> None:
     del e.clients[0].received[2]
 
@@ -122,6 +126,7 @@ def show_what_nobody_sent(e: Evidence) -> None:
         (swap_in_the_archive, {"reordered", "renamed"}),
         (forget_one_in_the_log, {"gaps"}),
         (forget_the_last_in_the_log, {"gaps"}),
+        (forget_the_first_in_the_log, {"gaps"}),
         (forget_one_on_the_socket, {"gaps"}),
         (show_before_the_archive_has_it, {"unarchived"}),
         (show_what_the_archive_never_got, {"unarchived"}),
@@ -171,6 +176,7 @@ def leave_the_last_unanswered(e: Evidence) -> None:
 
 def trim_the_log(e: Evidence) -> None:
     e.logs = {"T": e.logs["T"][2:]}
+    e.trimmed = True
 
 
 @pytest.mark.parametrize(
