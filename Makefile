@@ -24,6 +24,9 @@ demo: install ## run the whole product here: embedded Redis and PostgreSQL, all 
 test: install ## the whole suite against real servers that it starts itself
 	$(BIN)/pytest $(ARGS)
 
+faults: install ## kill, pause and cut off everything while messages flow, and count them: SECONDS=600 SEED=1
+	$(BIN)/python -m tests.faults --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1)
+
 check: install ## format, lint, types, import rules (changes nothing)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,6 +49,9 @@ bench: $(VENV)/bench/.installed ## the ratios of docs/benchmarks.md, a quarter o
 	$(BIN)/python -m bench.moderation
 	$(BIN)/python -m bench.fanout
 
+bench-delivery: install ## fan-out, saturation, rooms, idle memory and mass resume, beside what others do
+	$(BIN)/python -m bench.delivery $(ARGS)
+
 # FastStream, which the worker is compared with, lives apart: the product does not need it.
 $(VENV)/bench/.installed: $(INSTALLED) bench/peers/requirements.txt
 	$(PYTHON) -m venv $(VENV)/bench
@@ -57,4 +63,4 @@ lock: install ## renew requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url \
 		--no-header --no-emit-package ticketwire --quiet -o requirements.lock
 
-.PHONY: help install demo test check docs format bench lock
+.PHONY: help install demo test faults check docs format bench bench-delivery lock

@@ -121,8 +121,10 @@ class Receiver(asyncio.Protocol):
     def _message(self, data: bytes, start: int) -> None:
         count = self._count
         if count.counting:
-            count.frames += 1
             mark = data.find(MARK, start) + len(MARK)
+            if mark < len(MARK):
+                return  # no message: v1 has other frames too
+            count.frames += 1
             count.delays.append((time.monotonic_ns() - int(data[mark : mark + 19])) / 1e9)
 
 
@@ -130,11 +132,12 @@ def body() -> str:
     return f"{MARK.decode()}{time.monotonic_ns():019d};{PAD}"
 
 
-def hello(path: str) -> bytes:
+def hello(path: str, subprotocol: str = "") -> bytes:
     key = base64.b64encode(b"0123456789abcdef").decode()
     return (
         f"GET {path} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
+        + (f"Sec-WebSocket-Protocol: {subprotocol}\r\n\r\n" if subprotocol else "\r\n")
     ).encode()
 
 
@@ -155,6 +158,7 @@ class Peer:
     hello: Callable[[int], bytes]
     after: Callable[[int], bytes]
     publish: Publish
+    receiver: type[Receiver] = Receiver
 
 
 def rss_kib(pid: int) -> int:
@@ -192,7 +196,11 @@ async def floor_peer() -> AsyncIterator[Peer]:
     """The C program, or the built-in one of the same behaviour."""
     port = free_port()
     binary = Path(os.environ.get("PEERS_HOME", "/nowhere"), "bin", "floor")
-    command = [str(binary), str(port), "send"] if binary.exists() else [sys.executable, __file__, "--floor", str(port)]
+    command = (
+        [str(binary), str(port), "send"]
+        if binary.exists()
+        else [sys.executable, "-m", "bench.fanout", "--floor", str(port)]
+    )
     with process(*command) as pid:
         await listening(port)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -241,14 +249,18 @@ async def ticketwire_peer(folder: Path) -> AsyncIterator[Peer]:
                 assert isinstance(lease, Lease)
                 leases[number] = partition, lease
             last = 0
+            turns = [asyncio.Lock() for _ in leases]  # a partition is settled in order, as by its one owner
 
             async def publish(ticket: int, text: str) -> None:
                 nonlocal last
-                last = max(last + 1, int(time.time() * 1000) * 1_000)
-                event = Confirmed(str(ticket), f"{last // 1_000}-{last % 1_000}", "1", text, last // 1_000_000)
-                partition, lease = leases[bus.keys.partition_of(event.ticket_id)]
-                done = Settlement(event.message_id, "log", event.ticket_id, event_tail(event), encode_confirmed(event))
-                await partition.confirm(lease, [done])
+                number = bus.keys.partition_of(str(ticket))
+                partition, lease = leases[number]
+                async with turns[number]:
+                    last = max(last + 1, int(time.time() * 1000) * 1_000)
+                    event = Confirmed(str(ticket), f"{last // 1_000}-{last % 1_000}", "1", text, last // 1_000_000)
+                    fields = encode_confirmed(event)
+                    done = Settlement(event.message_id, "log", event.ticket_id, event_tail(event), fields)
+                    await partition.confirm(lease, [done])
 
             with process(sys.executable, "-m", "delivery", env=env) as pid:
                 await listening(port)
@@ -273,7 +285,7 @@ async def measure(peer: Peer, run: Run, seconds: float) -> dict[str, float]:
     for number in range(run.sockets):
         up: asyncio.Future[None] = loop.create_future()
         ticket = number % run.tickets
-        make = lambda t=ticket, u=up: Receiver(peer.hello(t), peer.after(t), count, u)  # noqa: E731
+        make = lambda t=ticket, u=up: peer.receiver(peer.hello(t), peer.after(t), count, u)  # noqa: E731
         transport, _ = await loop.create_connection(make, "127.0.0.1", peer.port)
         sockets.append(transport)
         ups.append(up)
