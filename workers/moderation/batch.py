@@ -10,13 +10,13 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import accumulate
+from typing import NamedTuple
 
 import re2
 
 from workers.moderation.findings import Span
-from workers.moderation.normalise import Origin, are_plain, fold
-from workers.moderation.skeleton import leet_joined, plain_joined
+from workers.moderation.normalise import Origin, fold_all
+from workers.moderation.skeleton import LEET_LETTERS, LEET_WORDS, PLAIN_LETTERS, PLAIN_WORDS, calm
 from workers.moderation.verdict import Candidate
 
 # No folded text holds U+0001, and no pattern does, so nothing is found across two messages.
@@ -24,8 +24,15 @@ SEPARATOR = " \x01 "
 # For the expressions of a policy, which may look at the beginning and end of a line.
 LINES = "\n\x01\n"
 
-
+_DIVIDER = b"\x01"
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Reading(NamedTuple):
+    """A joined text by one reading of its digits and signs: as skeleton words, and their letters alone."""
+
+    words: str
+    letters: str
 
 
 class Joined:
@@ -37,37 +44,45 @@ class Joined:
         self.text = f"{separator[-1]}{separator.join(texts)}{separator[0]}"
 
     @cached_property
-    def plain(self) -> str:
-        return plain_joined(self.text)
+    def readings(self) -> list[Reading]:
+        """The text as plain and as leet."""
+        calm_text = calm(self.text)
+        return [
+            Reading(self.text.translate(PLAIN_WORDS), self.text.translate(PLAIN_LETTERS)),
+            Reading(calm_text.translate(LEET_WORDS), calm_text.translate(LEET_LETTERS)),
+        ]
 
-    @cached_property
-    def leet(self) -> str:
-        return leet_joined(self.text)
-
-    def messages_with(self, pattern: re2._Regexp) -> list[int]:
+    def messages_with(self, pattern: re2._Regexp) -> Sequence[int]:
         """Return the messages in which *pattern* matches; it looks for one match in each, not for all."""
-        encoded, starts = self._encoded
-        found: list[int] = []
+        encoded = self._encoded
         match = pattern.search(encoded)
+        if match is not None and encoded.count(_DIVIDER) >= len(self.messages):
+            return self.messages  # one of them, as typed, holds the divider: any of them may match
+        found: list[int] = []
+        place = at = 0
         while match is not None:
-            # A match may begin with the space before its message.
-            place = bisect_right(starts, match.start() + 1) - 1
+            start = match.start()
+            place += encoded.count(_DIVIDER, at, start)
             found.append(self.messages[place])
-            if place + 1 >= len(self.messages):
+            at = encoded.find(_DIVIDER, start)
+            if at < 0:
                 break
-            match = pattern.search(encoded, starts[place + 1] - 1)
+            match = pattern.search(encoded, at + 1)
+            at += 1
+            place += 1
         return found
 
     @cached_property
-    def _encoded(self) -> tuple[bytes, list[int]]:
-        """The text as re2 wants it, which would encode it for each search, and where messages start in it."""
-        encoded = self.text.encode()
-        ascii_only = len(encoded) == len(self.text)
-        sizes = [len(text) if ascii_only else len(text.encode()) for text in self._texts]
-        return encoded, list(accumulate((size + len(SEPARATOR) for size in sizes), initial=1))
+    def _encoded(self) -> bytes:
+        """The text as re2 wants it, which would encode it for each search."""
+        return self.text.encode()
+
+    def of(self, places: Sequence[int]) -> Joined:
+        """Return the messages at *places* of this one."""
+        return Joined([self.messages[place] for place in places], [self._texts[place] for place in places])
 
     def messages_of_view(self, view: str, positions: Iterable[int]) -> set[int]:
-        """Return the messages in which *positions* of `plain` or `leet` lie."""
+        """Return the messages in which *positions* of a reading lie."""
         ends: list[int] = []
         at = view.find("\x01")
         while at >= 0:
@@ -82,19 +97,17 @@ class Batch:
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = candidates
         self.texts = [candidate.text for candidate in candidates]
-        self._plain = are_plain(self.texts)
-        self.folded = self.texts if self._plain else [fold(text) for text in self.texts]
+        self.folded = fold_all(self.texts)
         self._origins: dict[int, Origin] = {}
 
     @cached_property
     def joined(self) -> list[Joined]:
         """The folded texts; those that are ASCII apart, since those are several times faster."""
-        if self._plain:
-            return [Joined(range(len(self.texts)), self.texts)] if self.texts else []
-        groups: tuple[list[int], list[int]] = ([], [])
-        for message, text in enumerate(self.folded):
-            groups[not text.isascii()].append(message)
-        return [Joined(group, [self.folded[message] for message in group]) for group in groups if group]
+        everyone = Joined(range(len(self.texts)), self.folded)
+        if everyone.text.isascii():
+            return [everyone] if self.texts else []
+        ascii_too = [text.isascii() for text in self.folded]
+        return [everyone.of(kept) for kind in (True, False) if (kept := _places(ascii_too, kind))]
 
     @cached_property
     def folded_lines(self) -> Joined:
@@ -123,3 +136,7 @@ class Batch:
         if origin is None:
             origin = self._origins[message] = Origin(self.texts[message])
         return Span(*origin.span(start, end), shown)
+
+
+def _places(kinds: Sequence[bool], kind: bool) -> list[int]:
+    return [place for place, own in enumerate(kinds) if own is kind]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -165,7 +165,7 @@ class LinkFinder:
         self._host_flag = lru_cache(maxsize=4_096)(self._judge_host)
         self._brands = {skeleton(domain.partition(".")[0]).replace(" ", ""): domain for domain in policy.brands}
 
-    def suspects(self, joined: Joined) -> list[int]:
+    def suspects(self, joined: Joined) -> Sequence[int]:
         """Return the messages that may hold a link."""
         return joined.messages_with(_INTEREST)
 

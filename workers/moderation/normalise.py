@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from workers.moderation.confusables import CURRENCY, PAIRS, PUNCTUATION, STRICT
 
@@ -122,10 +122,12 @@ def is_plain(text: str) -> bool:
     return text.isascii() and (text.isprintable() or _CONTROLS.search(text) is None)
 
 
-def are_plain(texts: Sequence[str]) -> bool:
-    """Say whether folding would leave all *texts* as they are; may say no when it would."""
+def fold_all(texts: list[str]) -> list[str]:
+    """Return `fold` of each of *texts*; *texts* itself when that leaves all as they are."""
     joined = "".join(texts)
-    return joined.isascii() and joined.replace("\n", "").isprintable()
+    if joined.isascii() and (joined.isprintable() or _CONTROLS.search(joined) is None):
+        return texts
+    return [text if text.isascii() and text.isprintable() else fold(text) for text in texts]
 
 
 def fold(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from workers.moderation.batch import Batch
 from workers.moderation.findings import Finding, mask
-from workers.moderation.flood import FloodLimits, FloodMemory
+from workers.moderation.flood import FloodLimits, FloodMemory, shapes_of
 from workers.moderation.language import may_be
 from workers.moderation.links import LinkFinder, LinkPolicy
 from workers.moderation.patterns import PatternSet
@@ -47,6 +47,15 @@ def in_scope(scope: Scope, candidate: Candidate) -> bool:
     if scope.ticket_prefixes and not candidate.ticket_id.startswith(scope.ticket_prefixes):
         return False
     return not scope.languages or any(may_be(candidate.text, language) for language in scope.languages)
+
+
+def all_in_scope(scope: Scope, candidates: Sequence[Candidate]) -> Sequence[int]:
+    """Return which of *candidates* a rule of this scope looks at."""
+    roles = {candidate.role for candidate in candidates}
+    any_role = (not scope.roles or roles <= scope.roles) and roles.isdisjoint(scope.except_roles)
+    if any_role and not scope.ticket_prefixes and not scope.languages:
+        return range(len(candidates))
+    return [place for place, candidate in enumerate(candidates) if in_scope(scope, candidate)]
 
 
 class Scanner:
@@ -164,12 +173,11 @@ class FloodScanner(Scanner):
     limits: FloodLimits
 
     def scan(self, batch: Batch, memory: FloodMemory) -> Iterator[tuple[int, Finding]]:
-        everyone = self.rule.scope == Scope()
-        for message, candidate in enumerate(batch.candidates):
-            if everyone or in_scope(self.rule.scope, candidate):
-                detail = memory.judge(self.rule.id, candidate, self.limits)
-                if detail:
-                    yield self.number, Finding(message, detail)
+        rule, limits, candidates, shapes = self.rule.id, self.limits, batch.candidates, shapes_of(batch.texts)
+        for message in all_in_scope(self.rule.scope, candidates):
+            detail = memory.judge(rule, candidates[message], limits, shapes[message])
+            if detail:
+                yield self.number, Finding(message, detail)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ def _table(letters: dict[str, str]) -> dict[int, str]:
     table |= {ord(sign): letter for sign, letter in letters.items()}
     table |= {ord(letter): same for letter, same in SAME_LETTER.items()}
     table |= {ord(letter.upper()): same for letter, same in SAME_LETTER.items()}
-    # The separator of messages in a joined text; the apostrophe is looked at before it goes.
+    # The separator of messages in a joined text; the apostrophe joins words and is dropped later.
     return table | {1: "\x01", ord("'"): "'"}
 
 
@@ -36,11 +36,22 @@ PLAIN_TABLE = _table({})
 LEET_TABLE = _table(LEET_DIGITS | LEET_SIGNS)
 LOOSE_TABLE = _table(LEET_DIGITS | LEET_SIGNS | LOOSE)
 
+
+def _without(dropped: str, table: dict[int, str]) -> dict[int, str | None]:
+    return {code: None if char in dropped else char for code, char in table.items()}
+
+
+# For joined texts, that is for words with one space or several between them: to make it one costs more
+# than the search. And for the letters alone, in which a phrase is found however its words are divided.
+PLAIN_WORDS, PLAIN_LETTERS = _without("'", PLAIN_TABLE), _without("' ", PLAIN_TABLE)
+LEET_WORDS, LEET_LETTERS = _without("'", LEET_TABLE), _without("' ", LEET_TABLE)
+
 _LEET = re.compile("[0-9@$!|+\x02-\x07]")
 
 _SINGLES = re.compile(r" \S \S \S ")
 _WIDEST_GAP = 4
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
+_END_OF_WORD = re.compile("![! ]")
 _DOUBLED = re.compile(r"(.)\1+")
 
 
@@ -59,21 +70,13 @@ def has_leet(folded: str) -> bool:
     return not folded.isascii() or _LEET.search(folded) is not None
 
 
-def plain_joined(text: str) -> str:
-    """Cut a joined text into skeleton words, taking digits and signs for what they are."""
-    return _collapse(text.translate(PLAIN_TABLE))
+def calm(text: str) -> str:
+    """Return *text* without the exclamation marks that end a word: only others may be letters."""
+    return _END_OF_WORD.sub("  ", text) if "!" in text else text
 
 
-def leet_joined(text: str) -> str:
-    """Cut a joined text into skeleton words, taking digits and signs for letters."""
-    if "!" in text:
-        text = text.replace("!!", "  ").replace("! ", "  ")
-    return _collapse(text.translate(LEET_TABLE))
-
-
-def _collapse(view: str) -> str:
-    if "'" in view:
-        view = view.replace("' ", "  ").replace(" '", "  ").replace("'", "")
+def collapse(view: str) -> str:
+    """Return *view* with one space before, between and behind its words."""
     return f" {' '.join(view.split())} "
 
 

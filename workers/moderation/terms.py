@@ -18,6 +18,7 @@ from workers.moderation.batch import Joined
 from workers.moderation.disguise import DISGUISED, Pattern, Reading, Sighting, Wildcards, has_mixed_words
 from workers.moderation.skeleton import (
     View,
+    collapse,
     has_leet,
     has_single_letters,
     leet_view,
@@ -92,6 +93,10 @@ class TermIndex:
             self._add(owner, term, expand)
         self._texts = list(self._patterns)
         self._search = _automaton(self._texts)
+        phrases = [text for text in self._texts if " " in text.strip()]
+        self._words = _automaton([text for text in self._texts if " " not in text.strip()])
+        self._phrases = _automaton(phrases)
+        self._phrase_letters = _automaton(_shortest({text.replace(" ", "") for text in phrases}))
         self._allowed: dict[str, set[int]] = {}
         for owner, term in allowed:
             self._allowed.setdefault(_bounded(skeleton(term.text), term), set()).add(owner)
@@ -120,11 +125,16 @@ class TermIndex:
     def suspects(self, joined: Joined) -> set[int]:
         """Return the messages that may hold a term."""
         found: set[int] = set()
-        for view in (joined.plain, joined.leet):
-            hits = self._search.find_matches_as_indexes(view, overlapping=True)
-            if hits:
-                found |= joined.messages_of_view(view, (start for _, start, _ in hits))
+        perhaps: set[int] = set()  # these have the letters of a phrase in a row
+        for reading in joined.readings:
+            found |= _messages_with(self._words, reading.words, joined)
+            perhaps |= _messages_with(self._phrase_letters, reading.letters, joined)
         found.update(joined.messages_with(DISGUISED))
+        perhaps -= found
+        if perhaps:
+            joined = joined.of([place for place, message in enumerate(joined.messages) if message in perhaps])
+            for reading in joined.readings:
+                found |= _messages_with(self._phrases, collapse(reading.words), joined)
         return found
 
     def find(self, folded: str, original: str) -> list[FoundTerm]:
@@ -210,6 +220,18 @@ def _automaton(patterns: Sequence[str]) -> ahocorasick_rs.AhoCorasick:
         store_patterns=False,
         implementation=ahocorasick_rs.Implementation.DFA if small else None,
     )
+
+
+def _messages_with(automaton: ahocorasick_rs.AhoCorasick, view: str, joined: Joined) -> set[int]:
+    hits = automaton.find_matches_as_indexes(view, overlapping=True)
+    return joined.messages_of_view(view, (start for _, start, _ in hits)) if hits else set()
+
+
+def _shortest(texts: set[str]) -> list[str]:
+    """Return those of *texts* that hold no other: where one of them all is found, one of these is."""
+    ordered = sorted(texts, key=len)
+    automaton = _automaton(ordered)
+    return [text for text in ordered if len(automaton.find_matches_as_indexes(text, overlapping=True)) == 1]
 
 
 def _bounded(shape: str, term: Term) -> str:
