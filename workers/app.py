@@ -75,10 +75,11 @@ def make_fleet(
     """Build the fleet of one worker process. *moderator* makes one for each partition it takes."""
     # Leases tell owners apart by this name, so no other process may ever have it.
     worker = f"{settings.name or socket.gethostname()}-{secrets.token_hex(4)}"
+    alone = asyncio.Lock()
 
     def make_owner(partition: Partition, lease: Lease) -> Owner:
         pipeline = Pipeline(partition.partition, archive, moderator(), worker)
-        return Owner(partition, lease, pipeline, archive, settings)
+        return Owner(partition, lease, pipeline, archive, settings, alone)
 
     return Fleet(bus, worker, settings, make_owner)
 

@@ -47,13 +47,16 @@ class Owner:
         pipeline: Pipeline,
         archive: Archive,
         settings: WorkerSettings,
+        alone: asyncio.Lock | None = None,
     ) -> None:
+        """*alone* is one for all owners of a process: see `_recover_stretch`."""
         self.lease = lease
         self.outage = ""  # why the partition waits, for readiness; empty when it does not
         self._partition = partition
         self._pipeline = pipeline
         self._archive = archive
         self._settings = settings
+        self._alone = alone or asyncio.Lock()
         self._quiet = asyncio.Event()
         self._parked: asyncio.Task[None] | None = None
         self._last_read = lease.done
@@ -268,10 +271,19 @@ class Owner:
             await self._confirm([letter], then_read=0)
             return
         if care is Care.ALONE:
-            self._tried[first.id] = deliveries
-            await self._until_available(partial(self._partition.count_attempt, self.lease, first.id, deliveries + 1))
+            # One in the whole process: what kills it takes all partitions along, and must not be blamed on others.
+            async with self._alone:
+                if not self._quiet.is_set():
+                    await self._try_alone(entries, deliveries)
+            return
         await self._settle(entries)
-        self._tried.pop(first.id, None)
+
+    async def _try_alone(self, entries: Sequence[Entry], deliveries: int) -> None:
+        (entry,) = entries
+        self._tried[entry.id] = deliveries
+        await self._until_available(partial(self._partition.count_attempt, self.lease, entry.id, deliveries + 1))
+        await self._settle(entries)
+        self._tried.pop(entry.id, None)
 
     async def _ask_second_witness(self) -> None:
         """Find what Redis forgot though it was shown: the archive remembers it.

@@ -10,6 +10,7 @@ from tests.until import scaled
 from ticketwire.archive.messages import Archive
 from ticketwire.bus.bus import Bus
 from ticketwire.bus.partition import Entry, Lease, Partition, Settlement
+from workers.fleet import Fleet
 from workers.moderation.allow_all import AllowAll
 from workers.owner import Owner
 from workers.pipeline import Pipeline
@@ -59,3 +60,48 @@ async def test_an_owner_told_to_be_quiet_while_it_recovers_touches_nothing_newer
     await asyncio.wait_for(second.run(), scaled(10))
     await drained(bus)
     await check_tickets(core, {"T1": sent})
+
+
+async def test_suspects_are_tried_one_by_one_in_the_whole_process(
+    core: tuple[Bus, Archive], settings: WorkerSettings
+) -> None:
+    """Each partition tried its own alone, at the same time as the others: a message that killed the worker took the
+    suspects of other partitions along, again and again, until they were buried with it.
+    """
+    bus, tickets = core[0], ["T0", "T1", "T2", "T3", "T4", "T5"]
+    partitions = {bus.keys.partition_of(ticket): ticket for ticket in tickets}
+    assert len(partitions) == settings.shared.partitions
+    sent = {ticket: await flood_one(bus, ticket, 3) for ticket in partitions.values()}
+    for partition, ticket in partitions.items():
+        stream = bus.keys.ingest(partition)
+        await bus.command(stream, "XGROUP", "CREATE", stream, "workers", "0")
+        await bus.command(stream, "XREADGROUP", "GROUP", "workers", "owner", "STREAMS", stream, ">")
+        claim = (stream, "workers", "owner", 0, *(at for at, _ in sent[ticket]), "RETRYCOUNT", 2, "JUSTID")
+        await bus.command(stream, "XCLAIM", *claim)
+    in_hand: list[list[str]] = []  # at each try, whose delivery count says that it is being tried
+
+    async def tried() -> list[str]:
+        found = []
+        for partition in partitions:
+            stream = bus.keys.ingest(partition)
+            pending = await bus.command(stream, "XPENDING", stream, "workers", "-", "+", 10)
+            found += [at for at, _, _, deliveries in pending if deliveries > 2]
+        return found
+
+    class Looking(Pipeline):
+        async def handle(self, entries: Sequence[Entry], now_ms: int) -> list[Settlement]:
+            in_hand.append(await tried())
+            assert in_hand[-1] == [entry.id for entry in entries]
+            return await super().handle(entries, now_ms)
+
+    def make_owner(partition: Partition, lease: Lease) -> Owner:
+        return Owner(partition, lease, Looking(partition.partition, core[1], AllowAll(), "w"), core[1], settings, alone)
+
+    alone = asyncio.Lock()
+    fleet = Fleet(bus, "w", settings, make_owner)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fleet.run())
+        await drained(bus)
+        fleet.quiet()
+    assert len(in_hand) == 3 * len(partitions)
+    await check_tickets(core, sent)
