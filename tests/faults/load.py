@@ -156,7 +156,7 @@ class Watcher:
 
 
 class Load:
-    """Producers and subscribers of some tickets. `start`, then `finish`, then `evidence`."""
+    """Producers and subscribers of some tickets: at work within `async with`, until `finish`; then `evidence`."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class Load:
     def accepted(self) -> int:
         return sum(len(producer.accepted) for producer in self.producers)
 
-    def start(self) -> None:
+    async def __aenter__(self) -> Load:
         rng = random.Random(self._seed)
         watcher = self.watcher
         self._listening = [asyncio.create_task(watcher.watch()), asyncio.create_task(watcher.audit())]
@@ -199,6 +199,19 @@ class Load:
         for producer in self.producers:
             sending = producer.run(self._ingests, random.Random(rng.random()), self._rate, self._most)
             self._sending.append(asyncio.create_task(sending))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._end()
+
+    async def _end(self) -> list[Exception]:
+        """End all tasks; return what they failed with."""
+        tasks = [*self._sending, *self._listening]
+        self._sending, self._listening = [], []
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        return [e for e in ended if isinstance(e, Exception)]
 
     async def sent(self, timeout_s: float = 60.0) -> None:
         """Wait until every producer has sent its most."""
@@ -208,14 +221,9 @@ class Load:
         """Send no more; wait until everything is settled and every subscriber has all of its ticket."""
         for task in self._sending:
             task.cancel()
-        try:
-            await until(self._settled, timeout_s, every_s=0.1)
-            await self._all_heard(timeout_s)
-        finally:
-            for task in (*self._sending, *self._listening):
-                task.cancel()
-            ended = await asyncio.gather(*self._sending, *self._listening, return_exceptions=True)
-        faults = [e for e in ended if isinstance(e, Exception)]
+        await until(self._settled, timeout_s, every_s=0.1)
+        await self._all_heard(timeout_s)
+        faults = await self._end()
         if faults:
             raise ExceptionGroup("the harness itself failed", faults)
 

@@ -58,7 +58,7 @@ class Report:
         return "\n".join([self.findings.describe(), *self.faulty[:10]])
 
 
-async def _judged(name: str, scene: Scene, load: Load, began: float) -> tuple[Report, Evidence]:
+async def _judged(name: str, scene: Scene, load: Load, began: float) -> Report:
     """Let *load* finish, and check everything."""
     scene.timeline.append((time.time(), "the end"))
     await scene.stack.whole()
@@ -79,7 +79,7 @@ async def _judged(name: str, scene: Scene, load: Load, began: float) -> tuple[Re
     scene.notes.clear()
     if not report.good:
         keep(scene, evidence, report)
-    return report, evidence
+    return report
 
 
 def keep(scene: Scene, evidence: Evidence, report: Report) -> None:
@@ -92,10 +92,9 @@ def keep(scene: Scene, evidence: Evidence, report: Report) -> None:
 async def mixed(scene: Scene, seconds: float, seed: int) -> Report:
     """Everything at once, by chance."""
     began = time.monotonic()
-    load = scene.load(tickets=TICKETS, seed=seed, rate=RATE, stay_s=10.0, fate=fate)
-    load.start()
-    faults = await cause(scene, seconds, seed)
-    report, _ = await _judged("mixed", scene, load, began)
+    async with scene.load(tickets=TICKETS, seed=seed, rate=RATE, stay_s=10.0, fate=fate) as load:
+        faults = await cause(scene, seconds, seed)
+        report = await _judged("mixed", scene, load, began)
     report.faults = faults
     return report
 
@@ -103,19 +102,8 @@ async def mixed(scene: Scene, seconds: float, seed: int) -> Report:
 async def singles(scene: Scene, rounds: int, outage_s: float) -> Report:
     """One fault at a time, each measured by the longest wait of any message from accept to confirm."""
     began = time.monotonic()
-    load = scene.load(tickets=TICKETS, seed=1, rate=RATE)
-    load.start()
-    await _calm(load)
     stalls: dict[str, float] = {}
     faults: Counter[str] = Counter()
-
-    async def measure(name: str, fault: Callable[[], Awaitable[None]]) -> None:
-        at = time.time()
-        await fault()
-        await scene.stack.whole()
-        await _calm(load)
-        stalls[name] = max(stalls.get(name, 0.0), load.longest_stall(since=at))
-        faults[name] += 1
 
     async def kill_a_worker() -> None:
         scene.stack.workers[faults["worker SIGKILL"] % len(scene.stack.workers)].kill()
@@ -129,11 +117,18 @@ async def singles(scene: Scene, rounds: int, outage_s: float) -> Report:
         await asyncio.sleep(outage_s)
         await bring_up(scene.ground.postgres)
 
-    for _ in range(rounds):
-        await measure("worker SIGKILL", kill_a_worker)
-        await measure("Redis SIGKILL and restart", restart_redis)
-    await measure(f"PostgreSQL away for {outage_s:g} s", stop_postgres)
-    report, _ = await _judged("one at a time", scene, load, began)
+    turns = [("worker SIGKILL", kill_a_worker), ("Redis SIGKILL and restart", restart_redis)] * rounds
+    async with scene.load(tickets=TICKETS, seed=1, rate=RATE) as load:
+        for name, fault in [*turns, (f"PostgreSQL away for {outage_s:g} s", stop_postgres)]:
+            await _calm(load)
+            at = time.time()
+            scene.timeline.append((at, name))
+            await fault()
+            await scene.stack.whole()
+            await _calm(load)
+            stalls[name] = max(stalls.get(name, 0.0), load.longest_stall(since=at))
+            faults[name] += 1
+        report = await _judged("one at a time", scene, load, began)
     report.stalls, report.faults = stalls, faults
     return report
 
@@ -145,43 +140,45 @@ async def _calm(load: Load) -> None:
 
 
 async def losing(scene: Scene, rounds: int, how: str, lag_s: float = 1.0) -> Report:
-    """Let Redis lose accepted messages: by a failover to a replica that lags, or by FLUSHALL.
+    """Let Redis lose messages again and again: by a failover to a replica that lags, or by FLUSHALL.
 
-    With durability `redis` that is allowed. Then all that was lost must have been missed by ingest, and everything else
-    holds as ever: `excuse` takes the lawful part out of the findings.
+    In every other round the workers are paused, so that accepted messages are lost that nobody has read; else confirmed
+    ones. With durability `redis` that is lawful: see `excuse`.
     """
     began = time.monotonic()
-    load = scene.load(tickets=TICKETS, seed=1, rate=RATE)
-    load.start()
-    faults: Counter[str] = Counter()
-    for number in range(rounds):
+    async with scene.load(tickets=TICKETS, seed=1, rate=RATE) as load:
+        for number in range(rounds):
+            await _calm(load)
+            scene.timeline.append((time.time(), f"round {number} begins"))
+            if number % 2 == 0:
+                for worker in scene.stack.workers:
+                    worker.pause(lag_s + 0.5)
+            await _lose(scene, how, lag_s)
+            scene.timeline.append((time.time(), f"round {number} ends"))
         await _calm(load)
-        if number % 2 == 0:  # so that there are accepted messages that nobody has read; else lost are confirmed ones
-            for worker in scene.stack.workers:
-                worker.pause(lag_s + 0.5)
-        if how == FLUSHALL:
-            await asyncio.sleep(lag_s)
-            async with Redis.from_url(scene.ground.redis.url) as redis:
-                await redis.flushall()
-        else:
-            assert scene.pair is not None
-            scene.pair.freeze_replica()
-            await asyncio.sleep(lag_s)
-            await scene.pair.fail_over()
-        faults[how] += 1
-    await _calm(load)
-    report, _ = await _judged(how, scene, load, began)
-    report.faults = faults
-    # Ingest looks twice, a lease apart.
+        report = await _judged(how, scene, load, began)
+    report.faults = Counter({how: rounds})
     enough = len(report.findings.lost)
 
     async def missed() -> int:
         return round(sum([await node.metric(LOST_METRIC) for node in scene.stack.ingests]))
 
-    with suppress(AssertionError):
+    with suppress(AssertionError):  # ingest looks twice, a lease apart; `excuse` compares
         await until(lambda: _at_least(missed, enough), timeout_s=10)
     report.missed = await missed()
     return report
+
+
+async def _lose(scene: Scene, how: str, lag_s: float) -> None:
+    if how == FLUSHALL:
+        await asyncio.sleep(lag_s)
+        async with Redis.from_url(scene.ground.redis.url) as redis:
+            await redis.flushall()
+    else:
+        assert scene.pair is not None
+        scene.pair.freeze_replica()
+        await asyncio.sleep(lag_s)
+        await scene.pair.fail_over()
 
 
 async def _at_least(count: Callable[[], Awaitable[int]], enough: int) -> bool:

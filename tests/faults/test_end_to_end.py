@@ -19,11 +19,12 @@ EACH = 100
 
 async def test_5000_messages_of_50_tickets_survive_the_death_of_a_worker(ground: Ground) -> None:
     """Each subscriber sees all messages of its ticket in the order of acceptance; the archive holds each once."""
-    async with running(ground.folder, ground.redis.url, ground.database_url, workers=2) as stack:
-        load = Load(
+    async with (
+        running(ground.folder, ground.redis.url, ground.database_url, workers=2) as stack,
+        Load(
             stack.ingests, stack.deliveries, ground.redis.url, ground.database_url, tickets=TICKETS, seed=1, most=EACH
-        )
-        load.start()
+        ) as load,
+    ):
         await until(lambda: load.accepted >= TICKETS * EACH // 2, timeout_s=60)
         victim = stack.workers[0]
         assert await victim.metric("workers_partitions") > 0

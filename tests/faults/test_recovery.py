@@ -59,18 +59,18 @@ async def stack(shared_stack: Stack) -> Stack:
 @asynccontextmanager
 async def load_on(stack: Stack, ground: Ground) -> AsyncIterator[Load]:
     """Load that has been under way for a moment; in the end everything must have gone well."""
-    load = Load(
+    async with Load(
         stack.ingests, stack.deliveries, ground.redis.url, ground.database_url, tickets=TICKETS, seed=1, rate=RATE
-    )
-    load.start()
-    await until(lambda: len(load.watcher.confirmed_at) > 2 * TICKETS)
-    yield load
-    await load.finish()
-    evidence = await load.evidence()
+    ) as load:
+        await until(lambda: len(load.watcher.confirmed_at) > 2 * TICKETS)
+        yield load
+        await load.finish()
+        evidence = await load.evidence()
     findings = check(evidence)
     assert findings.clean, findings.describe()
     assert load.unexpected == []
     assert len(evidence.archive) >= load.accepted
+    assert evidence.dead == []
 
 
 async def some_more(load: Load, messages: int = 2 * TICKETS) -> None:
