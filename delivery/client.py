@@ -164,7 +164,7 @@ class Client:
                 "ping_ms": round(settings.ping_seconds * 1000),
                 "pong_ms": round(settings.pong_seconds * 1000),
                 "ack_window": settings.ack_window,
-                "ack_bytes": settings.ack_bytes,
+                "ack_bytes": settings.window_bytes,
                 "ack_ms": settings.ack_interval_ms,
                 "ack_timeout_ms": round(settings.ack_seconds * 1000),
                 "max_tickets": settings.max_tickets,
@@ -259,7 +259,7 @@ class Client:
         """
         settings, seats = self._services.settings, self._seats.values()
         count = settings.ack_window - sum(seat.acks.count for seat in seats)
-        size = settings.ack_bytes - sum(seat.acks.size for seat in seats)
+        size = settings.window_bytes - sum(seat.acks.size for seat in seats)
         if len(seats) > 1:
             count = max(1, count // len(seats)) if count > 0 else 0
             size = max(1, size // len(seats)) if size > 0 else 0
