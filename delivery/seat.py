@@ -77,6 +77,8 @@ class Seat:
 
     def take(self, events: Sequence[Event], after: MessageId) -> int:
         """Write events as far as the window and the socket have room; each follows the one the client has."""
+        if self.closing:  # left while its page was being read
+            return 0
         socket, at = self._owner.socket, self.acks.sent_to
         count, size = self._owner.share()
         piece: list[bytes] = []
