@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-import re2
-
 from workers.moderation.findings import Span
+from workers.moderation.linear import Linear
 from workers.moderation.normalise import Origin, fold_all
 from workers.moderation.skeleton import LEET_LETTERS, LEET_WORDS, PLAIN_LETTERS, PLAIN_WORDS, calm
 from workers.moderation.verdict import Candidate
@@ -52,24 +51,22 @@ class Joined:
             Reading(calm_text.translate(LEET_WORDS), calm_text.translate(LEET_LETTERS)),
         ]
 
-    def messages_with(self, pattern: re2._Regexp) -> Sequence[int]:
+    def messages_with(self, pattern: Linear) -> Sequence[int]:
         """Return the messages in which *pattern* matches; it looks for one match in each, not for all."""
         encoded = self._encoded
-        match = pattern.search(encoded)
-        if match is not None and encoded.count(_DIVIDER) >= len(self.messages):
+        start = pattern.first(encoded)
+        if start >= 0 and encoded.count(_DIVIDER) >= len(self.messages):
             return self.messages  # one of them, as typed, holds the divider: any of them may match
         found: list[int] = []
         place = at = 0
-        while match is not None:
-            start = match.start()
+        while start >= 0:
             place += encoded.count(_DIVIDER, at, start)
             found.append(self.messages[place])
-            at = encoded.find(_DIVIDER, start)
-            if at < 0:
+            at = encoded.find(_DIVIDER, start) + 1
+            if not at:
                 break
-            match = pattern.search(encoded, at + 1)
-            at += 1
             place += 1
+            start = pattern.first(encoded, at)
         return found
 
     @cached_property

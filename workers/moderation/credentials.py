@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from workers.moderation.linear import compile_linear
+from workers.moderation.linear import Linear
 
 Place = tuple[int, int]
 
 # A key cut off at the end of a message is still a key: its END line is not waited for.
-_KEYS = compile_linear(
+_KEYS = Linear(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----"
     r"(?:[A-Za-z0-9+/=\s:,\-]*?-----END [A-Z0-9 ]*PRIVATE KEY-----|[A-Za-z0-9+/=\s]*)"
     r"|\b(?:AKIA|ASIA|AGPA|AIDA|AROA|ANPA)[A-Z0-9]{16}\b"
@@ -27,15 +27,15 @@ _KEYS = compile_linear(
     r"|\b[0-9]{8,10}:AA[A-Za-z0-9_\-]{32,}|\bkey-[a-f0-9]{32}\b|\b(?:AC|SK)[a-f0-9]{32}\b"
     r"|\beyJ[A-Za-z0-9_\-]{8,}\.eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]*"
 )
-_NAMED = compile_linear(
+_NAMED = Linear(
     r"(?i)(?:\b|_)(?:pass(?:word|wd|code|phrase)?|pwd?|api[ _\-]?key|secret(?:[ _\-](?:access[ _\-])?key)?"
     r"|access[ _\-]?(?:key|token)"
     r"|auth[ _\-]?token|client[ _\-]?secret|token)(?:\s*[:=]\s*|\s+is\s*:?\s+)[\"'`]?([^\s\"'`<>\[\]]{6,})"
     r"|\b(?:password|passwd|passcode|pwd|bearer)\s+[\"'`]?([^\s\"'`<>\[\]]{6,})",
     groups=True,
 )
-_URL_PASSWORD = compile_linear(r"(?i)\b[a-z][a-z0-9+.\-]*://[^\s/:@]*:([^\s/@]+)@", groups=True)
-_CARD_CODE = compile_linear(
+_URL_PASSWORD = Linear(r"(?i)\b[a-z][a-z0-9+.\-]*://[^\s/:@]*:([^\s/@]+)@", groups=True)
+_CARD_CODE = Linear(
     r"(?i)\b(?:cvv2?|cvc2?|cid|csc|security code)(?:\s*(?:code|number|no|is|was|:|=|-))*\s*([0-9]{3,4})\b",
     groups=True,
 )
@@ -45,21 +45,20 @@ CUES = r"(?i)pass(?:word|wd|code|phrase)|pwd|\bpw\b|api[ _\-]?key|secret|token|b
 
 def find_keys(text: str) -> Iterator[Place]:
     """Yield where keys, tokens and passwords stand."""
-    for match in _KEYS.finditer(text):
-        yield match.span()
-    for match in _NAMED.finditer(text):
-        group = 1 if match[1] else 2
-        word = match[group].rstrip(".,;!?)")
+    yield from _KEYS.places(text)
+    for _, named, behind in _NAMED.matches(text):
+        start, end = named if named[0] >= 0 else behind
+        word = text[start:end].rstrip(".,;!?)")
         if _like_a_password(word):
-            yield match.start(group), match.start(group) + len(word)
-    for match in _URL_PASSWORD.finditer(text):
-        yield match.span(1)
+            yield start, start + len(word)
+    for _, password in _URL_PASSWORD.matches(text):
+        yield password
 
 
 def find_card_codes(text: str) -> Iterator[Place]:
     """Yield where the verification code of a card stands behind its name."""
-    for match in _CARD_CODE.finditer(text):
-        yield match.span(1)
+    for _, code in _CARD_CODE.matches(text):
+        yield code
 
 
 def _like_a_password(word: str) -> bool:

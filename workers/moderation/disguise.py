@@ -15,7 +15,7 @@ from enum import Enum
 from itertools import groupby
 
 from workers.moderation.confusables import LOOSE
-from workers.moderation.linear import compile_linear
+from workers.moderation.linear import Linear
 from workers.moderation.skeleton import LEET_DIGITS, LEET_SIGNS, squeeze
 from workers.moderation.wordlist import Term
 from workers.moderation.wordsets import words
@@ -45,7 +45,7 @@ _UNUSUAL_PAIRS = "|".join(letter * 2 for letter in "ahijkquvxy")
 _TRIPLES = "|".join(letter * 3 for letter in "bcdefgmnoprstzl") + "|wwww"
 _SINGLE = r"[a-z0-9@$\x{80}-\x{10FFFF}]"
 _GAP = r"[^a-z0-9@$\x01\x{80}-\x{10FFFF}]{1,3}"
-DISGUISED = compile_linear(
+DISGUISED = Linear(
     rf"(?i){_UNUSUAL_PAIRS}|{_TRIPLES}"
     rf"|[^a-z0-9@$'\x01\x{{80}}-\x{{10FFFF}}]{_SINGLE}{_GAP}[a-z0-9@$!|]{_GAP}{_SINGLE}[^a-z0-9@$'\x{{80}}-\x{{10FFFF}}]"
     r"|[a-z](?:00|11|33|44|55|77|@@|\$\$)"

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from workers.moderation.domains import top_level_domains
-from workers.moderation.linear import compile_linear
+from workers.moderation.linear import Linear
 from workers.moderation.wordsets import words
 
 Place = tuple[int, int]
 
 # RFC 5321 lengths; re2, because a local part is searched for at every character.
-_PLAIN = compile_linear(r"[A-Za-z0-9.!#$%&'+^_~\-]+\s?@\s?((?:[A-Za-z0-9\-]+\s?\.\s?)+)([A-Za-z][A-Za-z0-9\-]+)")
+_PLAIN = Linear(r"[A-Za-z0-9.!#$%&'+^_~\-]+\s?@\s?((?:[A-Za-z0-9\-]+\s?\.\s?)+)([A-Za-z][A-Za-z0-9\-]+)")
 _AT = r"\s*(?:\(\s*at\s*\)|\[\s*at\s*\]|\{\s*at\s*\}|<\s*at\s*>"
 _AT += r"|\(\s*a\s*\)|\[\s*a\s*\]|\(\s*@\s*\)|\[\s*@\s*\]|_at_|-at-|\*at\*)\s*"
 _DOT = r"\s*(?:\(\s*dot\s*\)|\[\s*dot\s*\]|\{\s*dot\s*\}|<\s*dot\s*>"
 _DOT += r"|\(\s*\.\s*\)|\[\s*\.\s*\]|_dot_|-dot-|\s(?:dot|punkt|punto|point)\s)\s*"
 _LOCAL = r"([A-Za-z0-9_+\-]+(?:(?:\.|" + _DOT + r")[A-Za-z0-9_+\-]+){0,3})"
 _LABELS = r"((?:[A-Za-z0-9\-]+(?:%s))+)([A-Za-z]{2,})"
-_BRACKETED = compile_linear("(?i)" + _LOCAL + _AT + _LABELS % (r"\s?\.\s?|" + _DOT), groups=True)
-_SPOKEN = compile_linear(
-    "(?i)" + _LOCAL + r"(?:\s+(?:at|arroba|chez)\s+|\s?@\s?)" + _LABELS % (_DOT + r"|\."), groups=True
-)
-_BRACKETED_AT = compile_linear(_AT)
+_BRACKETED = Linear("(?i)" + _LOCAL + _AT + _LABELS % (r"\s?\.\s?|" + _DOT), groups=True)
+_SPOKEN = Linear("(?i)" + _LOCAL + r"(?:\s+(?:at|arroba|chez)\s+|\s?@\s?)" + _LABELS % (_DOT + r"|\."), groups=True)
+_PERHAPS_BRACKETED = re.compile(r"[(\[{<_\-*]\s*[aA@]")
 # Words before `at` that are no mailbox: `look at example dot com`.
 _NO_MAILBOX = words(
     """
@@ -40,19 +39,19 @@ _FILES = words("png jpg jpeg gif webp svg")
 def find_emails(text: str) -> Iterator[Place]:
     """Yield where e-mail addresses stand."""
     if "@" in text:
-        for match in _PLAIN.finditer(text):
-            place = _plain(match[0], match.start(), text)
+        for start, end in _PLAIN.places(text):
+            place = _plain(text[start:end], start, text)
             if place:
                 yield place
+    if _PERHAPS_BRACKETED.search(text):
+        for whole, _, _, top in _BRACKETED.matches(text):
+            if text[slice(*top)].lower() in top_level_domains():
+                yield whole
     lower = text.lower()
-    if _BRACKETED_AT.search(lower):
-        for match in _BRACKETED.finditer(text):
-            if match[3].lower() in top_level_domains():
-                yield match.span()
     if any(dot in lower for dot in ("dot", "punkt", "punto", "point")):
-        for match in _SPOKEN.finditer(text):
-            if _spoken(match[0].lower(), match[1].lower(), match[3].lower()):
-                yield match.span()
+        for whole, local, _, top in _SPOKEN.matches(text):
+            if _spoken(*(text[slice(*place)].lower() for place in (whole, local, top))):
+                yield whole
 
 
 def _plain(found: str, start: int, text: str) -> Place | None:

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from workers.moderation.batch import Joined
 from workers.moderation.domains import registrable, top_level_domains
-from workers.moderation.linear import compile_linear
+from workers.moderation.linear import Linear
 from workers.moderation.normalise import fold
 from workers.moderation.skeleton import skeleton
 from workers.moderation.wordsets import words
@@ -51,15 +51,13 @@ _LETTER = "A-Za-z\u0080-\U0010ffff"
 # Matches `-a` too, so that one label is one loop; a label is not checked further, its ending is.
 _HOST = rf"[{_LETTER}0-9][{_LETTER}0-9_\-]*"
 _NAME = rf"{_HOST}(?:{_DOT}{_HOST})*{_DOT}(?:[{_LETTER}][{_LETTER}]+|xn--[A-Za-z0-9\-]+)"
-_FOUND = compile_linear(rf"{_SCHEME}[^\s<>\"]+|{_NAME}(?::[0-9]+\b)?(?:/[^\s<>\"]*)?")
+_FOUND = Linear(rf"{_SCHEME}[^\s<>\"]+|{_NAME}(?::[0-9]+\b)?(?:/[^\s<>\"]*)?")
 # What was found is taken apart by `re`, whose groups are cheap; it never sees more than this of it.
 _MAX_PIECE = 400
 _URL = re.compile(
     rf"{_SCHEME}(?:(?P<user>[^\s/@]+)@)?(?P<host>[^\s/?#:@\[\]()]+(?:{_DOT}[^\s/?#:@\[\]()]+)*|\[[0-9a-fA-F:.]+\])"
 )
-_INTEREST = compile_linear(
-    rf"://|\[:\]//|[{_LETTER}0-9](?:\.|\[\.\]|\(\.\)|\[dot\]|\(dot\))[{_LETTER}][{_LETTER}]|xn--"
-)
+_INTEREST = Linear(rf"://|\[:\]//|[{_LETTER}0-9](?:\.|\[\.\]|\(\.\)|\[dot\]|\(dot\))[{_LETTER}][{_LETTER}]|xn--")
 _DOTS = re.compile(r"\[\.\]|\(\.\)|\{\.\}|\[dot\]|\(dot\)", re.I)
 _IPV4 = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}|0x[0-9a-f]{6,8}|[0-9]{8,10}", re.I)
 # Routers and local servers, which support talks about all day (RFC 1918, RFC 1122, RFC 4291).
@@ -81,13 +79,13 @@ class Link:
 def find_links(folded: str) -> Iterator[Link]:
     """Yield the links of a text, at most one more than `MAX_LINKS`."""
     count = 0
-    for looked_at, match in enumerate(_FOUND.finditer(folded)):
-        piece = match[0][:_MAX_PIECE]
+    for looked_at, (start, end) in enumerate(_FOUND.places(folded)):
+        piece = folded[start : min(end, start + _MAX_PIECE)]
         url = _URL.match(piece)
-        link = _with_scheme(url, *match.span()) if url else _bare(piece, folded, *match.span())
+        link = _with_scheme(url, start, end) if url else _bare(piece, folded, start, end)
         if link is None and looked_at < MAX_LOOKED_AT:
             continue
-        yield link or Link(match.start(), match.end(), "", "")
+        yield link or Link(start, end, "", "")
         count += 1
         if count > MAX_LINKS:
             return

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import re2
 
-from workers.moderation.linear import compile_linear
+from workers.moderation.linear import Linear
 
 MAX_PATTERN_CHARACTERS = 2_000
 # Instructions of the compiled program. When its automaton does not fit into memory, re2 steps through
@@ -22,21 +22,21 @@ class UnsafePattern(ValueError):
     """An expression that is not accepted; the message says why and what is."""
 
 
-def compile_safe(pattern: str, ignore_case: bool = True) -> re2._Regexp:
+def compile_safe(pattern: str, ignore_case: bool = True) -> Linear:
     """Compile *pattern* with re2, or raise `UnsafePattern`."""
     if len(pattern) > MAX_PATTERN_CHARACTERS:
         raise UnsafePattern(f"expression has {len(pattern)} characters, {MAX_PATTERN_CHARACTERS} allowed")
     try:
-        compiled = compile_linear(f"(?i){pattern}" if ignore_case else pattern, _MAX_MEMORY)
+        compiled = Linear(f"(?i){pattern}" if ignore_case else pattern, _MAX_MEMORY)
     except re2.error as exc:
         detail = exc.args[0].decode(errors="replace") if isinstance(exc.args[0], bytes) else str(exc)
         raise UnsafePattern(
             f"expression is not accepted by re2 ({detail});"
             " back-references, look-around and large repeats are not allowed"
         ) from exc
-    if compiled.programsize > MAX_PROGRAM:
-        raise UnsafePattern(f"expression compiles to {compiled.programsize} steps, {MAX_PROGRAM} allowed")
-    if compiled.search("") is not None:
+    if compiled.steps > MAX_PROGRAM:
+        raise UnsafePattern(f"expression compiles to {compiled.steps} steps, {MAX_PROGRAM} allowed")
+    if compiled.first(b"") >= 0:
         raise UnsafePattern("expression matches the empty text, so that every message would be a hit")
     return compiled
 
@@ -50,7 +50,7 @@ class PatternSet:
         self._ignore_case = ignore_case
 
     @cached_property
-    def anywhere(self) -> re2._Regexp | None:
+    def anywhere(self) -> Linear | None:
         """All expressions as one, to search many messages as the lines of one text.
 
         Finds every message that has a match, and perhaps more. None if that cannot be told: for
@@ -60,16 +60,16 @@ class PatternSet:
             return None
         joined = "|".join(f"(?:{source})" for source in self._sources)
         try:
-            return compile_linear(f"(?im){joined}" if self._ignore_case else f"(?m){joined}")
+            return Linear(f"(?im){joined}" if self._ignore_case else f"(?m){joined}")
         except re2.error:
             return None
 
     def find(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield where an expression matches in one message."""
         for pattern in self._patterns:
-            for count, match in enumerate(pattern.finditer(text)):
-                if match.end() > match.start():
-                    yield match.span()
+            for count, (start, end) in enumerate(pattern.places(text)):
+                if end > start:
+                    yield start, end
                 if count >= MAX_MATCHES:
-                    yield match.start(), len(text)
+                    yield start, len(text)
                     break

@@ -10,7 +10,7 @@ from workers.moderation.account_numbers import NATIONAL_IDS, find_cards, find_ib
 from workers.moderation.batch import Joined
 from workers.moderation.credentials import CUES, find_card_codes, find_keys
 from workers.moderation.email_addresses import find_emails
-from workers.moderation.linear import compile_linear
+from workers.moderation.linear import Linear
 from workers.moderation.phone_numbers import find_phones, load_plans
 
 
@@ -51,20 +51,20 @@ _SECRETS = frozenset({Category.SECRET, Category.CARD})
 _INTERESTS = (
     (
         _ADDRESSES,
-        compile_linear(
+        Linear(
             r"@|(?i:[(\[{<*_\-]\s*at\s*[)\]}>*_\-]|\s(?:at|chez)\s[^\x01]*?(?:dot|punkt|punto|point)"
             r"|[(\[]\s*a\s*[)\]]|arroba)"
         ),
     ),
     (
         _NUMBERS,
-        compile_linear(
+        Linear(
             r"[0-9](?:[^0-9a-zA-Z\x01]{0,4}[0-9]){6}"
             r"|\b[A-Za-z]{2} ?[0-9]{2}[ .\-]{0,2}[A-Za-z0-9]{4}[ .\-]{0,2}[0-9]|\b[A-Za-z]{2}(?: ?[0-9]{2}){3}"
             r"|[A-Za-z]{6}[0-9]{2}[A-Za-z][0-9]{2}[A-Za-z]"
         ),
     ),
-    (_SECRETS, compile_linear(r"[A-Za-z0-9_\-]{20}|BEGIN|xox|[rsp]k_|://[^\s/@\x01]*@|" + f"(?:{CUES})")),
+    (_SECRETS, Linear(r"[A-Za-z0-9_\-]{20}|BEGIN|xox|[rsp]k_|://[^\s/@\x01]*@|" + f"(?:{CUES})")),
 )
 
 
