@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -74,8 +74,9 @@ class Joined:
         """The text as re2 wants it, which would encode it for each search."""
         return self.text.encode()
 
-    def of(self, places: Sequence[int]) -> Joined:
-        """Return the messages at *places* of this one."""
+    def only(self, messages: Collection[int]) -> Joined:
+        """Return *messages* of these as one text of their own."""
+        places = [place for place, message in enumerate(self.messages) if message in messages]
         return Joined([self.messages[place] for place in places], [self._texts[place] for place in places])
 
     def messages_of_view(self, view: str, positions: Iterable[int]) -> set[int]:
@@ -103,8 +104,10 @@ class Batch:
         everyone = Joined(range(len(self.texts)), self.folded)
         if everyone.text.isascii():
             return [everyone] if self.texts else []
-        ascii_too = [text.isascii() for text in self.folded]
-        return [everyone.of(kept) for kind in (True, False) if (kept := _places(ascii_too, kind))]
+        groups: tuple[list[int], list[int]] = ([], [])
+        for message, text in enumerate(self.folded):
+            groups[not text.isascii()].append(message)
+        return [Joined(group, [self.folded[message] for message in group]) for group in groups if group]
 
     @cached_property
     def folded_lines(self) -> Joined:
@@ -133,7 +136,3 @@ class Batch:
         if origin is None:
             origin = self._origins[message] = Origin(self.texts[message])
         return Span(*origin.span(start, end), shown)
-
-
-def _places(kinds: Sequence[bool], kind: bool) -> list[int]:
-    return [place for place, own in enumerate(kinds) if own is kind]

@@ -79,7 +79,7 @@ class Pattern:
     words: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sighting:
     """*words* of a view that stand at *span* of *folded* and look like a term."""
 

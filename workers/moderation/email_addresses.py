@@ -48,7 +48,7 @@ def find_emails(text: str) -> Iterator[Place]:
             if text[slice(*top)].lower() in top_level_domains():
                 yield whole
     lower = text.lower()
-    if any(dot in lower for dot in ("dot", "punkt", "punto", "point")):
+    if "dot" in lower or "punkt" in lower or "punto" in lower or "point" in lower:
         for whole, local, _, top in _SPOKEN.matches(text):
             if _spoken(*(text[slice(*place)].lower() for place in (whole, local, top))):
                 yield whole

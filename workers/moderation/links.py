@@ -64,7 +64,7 @@ _IPV4 = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}|0x[0-9a-f]{6,8}|[0-9]{8,10}",
 _PRIVATE = re.compile(r"10\.|192\.168\.|172\.(?:1[6-9]|2[0-9]|3[01])\.|127\.|0\.0\.0\.0|169\.254\.|\[::1\]|\[f[cde]")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Link:
     """A link in a folded text. `domain` is what was registered, or the address of an IP link."""
 

@@ -41,7 +41,7 @@ MAX_LOOKED_AT = 100
 MAX_SPELLED_LETTERS = 300
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FoundTerm:
     """A term in a folded text; *owner* is the rule that listed it."""
 
@@ -132,7 +132,7 @@ class TermIndex:
         found.update(joined.messages_with(DISGUISED))
         perhaps -= found
         if perhaps:
-            joined = joined.of([place for place, message in enumerate(joined.messages) if message in perhaps])
+            joined = joined.only(perhaps)
             for reading in joined.readings:
                 found |= _messages_with(self._phrases, collapse(reading.words), joined)
         return found
