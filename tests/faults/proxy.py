@@ -71,12 +71,12 @@ class Proxy:
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            far_writer.transport.abort()
+            self._open -= ends
+            self._mute -= ends
             for one in both:
                 one.cancel()
             await asyncio.gather(*both, return_exceptions=True)
-            self._open -= ends
-            self._mute -= ends
-            far_writer.transport.abort()
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, replies: bool) -> None:
         with suppress(OSError):

@@ -45,8 +45,9 @@ class Report:
     longest_stall_s: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
     stalls: dict[str, float] = field(default_factory=dict)  # by what caused them, seconds
-    second_ids: int = 0  # see `excuse_second_ids`
+    lost: int = 0  # accepted messages that Redis lost, lawfully or not
     missed: int = 0  # accepted messages that ingest's metric calls lost
+    second_ids: int = 0  # see `_excuse_second_ids`
     faulty: list[str] = field(default_factory=list)  # wrong besides messages: answers, exit codes
 
     @property
@@ -58,8 +59,10 @@ class Report:
         return "\n".join([self.findings.describe(), *self.faulty[:10]])
 
 
-async def _judged(name: str, scene: Scene, load: Load, began: float) -> Report:
-    """Let *load* finish, and check everything."""
+async def _judged(
+    name: str, scene: Scene, load: Load, began: float, excuse: Callable[[Report], Awaitable[None]] | None = None
+) -> Report:
+    """Let *load* finish, check everything, and keep the evidence if something is wrong that *excuse* leaves."""
     scene.timeline.append((time.time(), "the end"))
     await scene.stack.whole()
     await load.finish()
@@ -77,12 +80,14 @@ async def _judged(name: str, scene: Scene, load: Load, began: float) -> Report:
         faulty=[*scene.notes, *load.unexpected],
     )
     scene.notes.clear()
+    if excuse is not None:
+        await excuse(report)
     if not report.good:
-        keep(scene, evidence, report)
+        _keep(scene, evidence, report)
     return report
 
 
-def keep(scene: Scene, evidence: Evidence, report: Report) -> None:
+def _keep(scene: Scene, evidence: Evidence, report: Report) -> None:
     """Put everything that was recorded beside the logs, so that a violation can be looked into."""
     (scene.ground.folder / "findings.json").write_text(json.dumps(asdict(report.findings), indent=1))
     (scene.ground.folder / "evidence.json").write_text(json.dumps(asdict(evidence), default=sorted, indent=1))
@@ -139,12 +144,22 @@ async def _calm(load: Load) -> None:
     await until(lambda: load.goes_on(now), timeout_s=60)
 
 
-async def losing(scene: Scene, rounds: int, how: str, lag_s: float = 1.0) -> Report:
+async def losing(scene: Scene, rounds: int, how: str, *, lag_s: float = 1.0, durable: bool = False) -> Report:
     """Let Redis lose messages again and again: by a failover to a replica that lags, or by FLUSHALL.
 
     In every other round the workers are paused, so that accepted messages are lost that nobody has read; else confirmed
-    ones. With durability `redis` that is lawful: see `excuse`.
+    ones. Unless *durable* (durability `replica`) the former is lawful if ingest missed every one of them.
     """
+
+    async def excuse(report: Report) -> None:
+        report.lost = len(report.findings.lost)
+        report.missed = await _missed(scene, report.lost)
+        if report.missed != report.lost:
+            report.faulty.append(f"{report.lost} were lost, ingest missed {report.missed}")
+        elif not durable:
+            report.findings.lost.clear()
+        _excuse_second_ids(report)
+
     began = time.monotonic()
     async with scene.load(tickets=TICKETS, seed=1, rate=RATE) as load:
         for number in range(rounds):
@@ -156,16 +171,8 @@ async def losing(scene: Scene, rounds: int, how: str, lag_s: float = 1.0) -> Rep
             await _lose(scene, how, lag_s)
             scene.timeline.append((time.time(), f"round {number} ends"))
         await _calm(load)
-        report = await _judged(how, scene, load, began)
+        report = await _judged(how, scene, load, began, excuse)
     report.faults = Counter({how: rounds})
-    enough = len(report.findings.lost)
-
-    async def missed() -> int:
-        return round(sum([await node.metric(LOST_METRIC) for node in scene.stack.ingests]))
-
-    with suppress(AssertionError):  # ingest looks twice, a lease apart; `excuse` compares
-        await until(lambda: _at_least(missed, enough), timeout_s=10)
-    report.missed = await missed()
     return report
 
 
@@ -181,20 +188,21 @@ async def _lose(scene: Scene, how: str, lag_s: float) -> None:
         await scene.pair.fail_over()
 
 
-async def _at_least(count: Callable[[], Awaitable[int]], enough: int) -> bool:
-    return await count() >= enough
+async def _missed(scene: Scene, enough: int) -> int:
+    """Return how many messages all ingest nodes call lost, once that are *enough*: they look twice, a lease apart."""
+
+    async def missed() -> int:
+        return round(sum([await node.metric(LOST_METRIC) for node in scene.stack.ingests]))
+
+    async def are_enough() -> bool:
+        return await missed() >= enough
+
+    with suppress(AssertionError):  # that they are fewer is the finding
+        await until(are_enough, timeout_s=10)
+    return await missed()
 
 
-def excuse(report: Report) -> None:
-    """Take out of the findings what durability `redis` may lose, if ingest missed every bit of it."""
-    if report.missed != len(report.findings.lost):
-        report.faulty.append(f"{len(report.findings.lost)} were lost, ingest missed {report.missed}")
-        return
-    report.findings.lost.clear()
-    excuse_second_ids(report)
-
-
-def excuse_second_ids(report: Report) -> None:
+def _excuse_second_ids(report: Report) -> None:
     """Take out what Redis's forgetting of idempotency keys does.
 
     A try is stored and archived, its reply is lost, and then Redis loses the key: the next try is stored once more and
