@@ -76,6 +76,9 @@ def find_phones(text: str, regions: tuple[str, ...]) -> Iterator[Place]:
             continue
         run = _Run(blanked, match.span(), regions)
         while run.first < len(run.groups):
+            if not run.may_begin():
+                run.first += 1
+                continue
             last = 0
             for end, number, region in run.readings():
                 checks += 1
@@ -114,6 +117,8 @@ class _Run:
         self._uniform = len(set(self._sizes)) == 1
         self._nanp_regions = [region for region in regions if region in _NANP]
         self._other_regions = [region for region in regions if region not in _NANP]
+        self._without_trunk = any(region not in _WITH_TRUNK for region in self._other_regions)
+        self._plus = "+" in text[max(0, span[0] - 2) : span[1]]
 
     def place(self, last: int) -> Place:
         """Return where the number from `first` to before *last* stands, with the signs before it."""
@@ -121,6 +126,15 @@ class _Run:
         while start > self._floor and self.text[start - 1] in "+(":
             start -= 1
         return start, self.groups[last - 1][1]
+
+    def may_begin(self) -> bool:
+        """Say, cheaply, whether there may be `readings` at all: fractions and dates are thousands of groups."""
+        first = self.first
+        return (
+            self._plus
+            or self._sizes[first] in _NANP_FIRST
+            or (self._sizes[first] > 1 and (self._without_trunk or self.text[self.groups[first][0]] == "0"))
+        )
 
     def readings(self) -> Iterator[Reading]:
         """Yield the ways in which groups from `first` on may be a phone number, before any is looked up."""
@@ -142,7 +156,7 @@ class _Run:
         zero = self.text[start] == "0"
         if end - start == 1 or (self.first != self.after and self._gap(self.first) != "/"):
             return
-        if not zero and not any(region not in _WITH_TRUNK for region in self._other_regions):
+        if not zero and not self._without_trunk:
             return
         for last, digits in self._stretches():
             if digits.startswith("00"):
