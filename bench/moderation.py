@@ -31,7 +31,7 @@ from workers.moderation.rules import RuleSet
 from workers.moderation.verdict import Action, Candidate
 
 CORPUS = Path(__file__).parents[1] / "tests" / "moderation" / "corpus"
-BATCH = 64  # what a worker drains at a time under load
+BATCH = 500  # what a worker judges at once under load (WORKER_BATCH); --batch tries another size
 ROUNDS = 7
 
 SENTENCES = """Hi, my order 48213 has not arrived yet and the tracking page shows nothing since Monday.
@@ -85,8 +85,8 @@ def with_terms(terms: list[str], only_terms: bool) -> RuleSet:
         return RuleSet(load_policy(path))
 
 
-def chain(rules: RuleSet, candidates: list[Candidate]) -> Callable[[], None]:
-    batches = [candidates[at : at + BATCH] for at in range(0, len(candidates), BATCH)]
+def chain(rules: RuleSet, candidates: list[Candidate], size: int = BATCH) -> Callable[[], None]:
+    batches = [candidates[at : at + size] for at in range(0, len(candidates), size)]
 
     def run() -> None:
         memory = FloodMemory()
@@ -134,19 +134,20 @@ def medians(runs: dict[str, Callable[[], None]], count: int) -> dict[str, float]
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def throughput(count: int) -> None:
+def throughput(count: int, batch: int) -> None:
     candidates = messages(count)
     sizes = [len(candidate.text) for candidate in candidates]
-    print(f"{count} messages of {min(sizes)} to {max(sizes)} characters, {statistics.mean(sizes):.0f} on average")
+    mean = f"{statistics.mean(sizes):.0f} on average"
+    print(f"{count} messages of {min(sizes)} to {max(sizes)} characters, {mean}, {batch} at a time")
     runs = {
         "no policy": nothing(candidates),
-        "default policy": chain(RuleSet(load_policy(default_policy_path())), candidates),
+        "default policy": chain(RuleSet(load_policy(default_policy_path())), candidates, batch),
     }
     for size in (10_000, 100_000):
         terms = random_terms(size)
         runs[f"plain search, {size} terms"] = plain_search(terms, candidates)
-        runs[f"terms rule alone, {size} terms"] = chain(with_terms(terms, only_terms=True), candidates)
-        runs[f"default policy and {size} terms"] = chain(with_terms(terms, only_terms=False), candidates)
+        runs[f"terms rule alone, {size} terms"] = chain(with_terms(terms, only_terms=True), candidates, batch)
+        runs[f"default policy and {size} terms"] = chain(with_terms(terms, only_terms=False), candidates, batch)
     spent = medians(runs, count)
     for name, micros in spent.items():
         plain = next((spent[other] for other in spent if other.startswith("plain") and other[13:] in name), None)
@@ -220,6 +221,8 @@ PIECES = (
         "ｆｕｃｋ ",
         "é",
         " ",
+        "¼",
+        "½ ",
     ),
 )
 
@@ -254,13 +257,14 @@ def main() -> None:
     parser.add_argument("--corpus", action="store_true")
     parser.add_argument("--slow", action="store_true")
     parser.add_argument("--messages", type=int, default=8_000)
+    parser.add_argument("--batch", type=int, default=BATCH)
     args = parser.parse_args()
     if args.corpus:
         corpus()
     elif args.slow:
         slow()
     else:
-        throughput(args.messages)
+        throughput(args.messages, args.batch)
 
 
 if __name__ == "__main__":
