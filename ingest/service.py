@@ -89,6 +89,7 @@ async def open_ingest(settings: IngestSettings, health: Health) -> AsyncIterator
         watch = Watch(bus, acceptor, admission, health, settings.measure_ms / 1000, shared.redis_timeout_ms / 1000)
         await watch.look()  # so that with Redis there the first request finds the door open
         witness = Witness(bus, archive, shared, settings.remember_answers, settings.measure_ms / 1000)
+        await witness.look()  # so that nothing is answered before it is known what may change
         watching = [tasks.create_task(watch.run(), name="watch"), tasks.create_task(witness.run(), name="witness")]
         own_lanes = bus.keys.cluster or shared.durability == "fsync"
         async with GroupCommit(

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _TICKET = 3  # its place among an offer's fields: `encode_submitted`
 _CHUNK = 500  # messages asked for in one statement
+_AT_ONCE = 16  # messages looked for one by one; requests of clients want the connections too
 _NAMED = 5  # ids in the log line
 
 Answer = tuple[str, str]  # ticket, message id
@@ -48,6 +49,7 @@ class Witness:
         self._every_s = every_s
         self._answers: deque[Answer] = deque(maxlen=size)
         self._histories: frozenset[str] | None = None  # None: not known yet
+        self._few = asyncio.Semaphore(_AT_ONCE)
 
     def remembering(self, accept: Accept) -> Accept:
         """Return *accept* with a memory for what it stored."""
@@ -65,16 +67,19 @@ class Witness:
     async def run(self) -> None:
         """Watch, for ever. An outage is waited out; what comes after it is looked at."""
         while True:
-            try:
-                found = await histories(self._bus)
-            except Unavailable:
-                pass  # readiness says so already
-            else:
-                if self._histories is not None and found != self._histories:
-                    # What is answered from now on lies in the new history.
-                    await self._look_for(list(self._answers))
-                self._histories = found
             await asyncio.sleep(self._every_s)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look once, and for all answers if anything changed since the last time, or if this is the first."""
+        try:
+            found = await histories(self._bus)
+        except Unavailable:
+            return  # readiness says so already
+        if found != self._histories and self._answers:
+            # What is answered from now on lies in the new history.
+            await self._look_for(list(self._answers))
+        self._histories = found
 
     async def _look_for(self, answers: Sequence[Answer]) -> None:
         """Count and name those of *answers* that are nowhere, however long the servers asked are out of reach."""
@@ -110,11 +115,12 @@ class Witness:
         pending = await self._pending(answers)
         asked = {(ticket, MessageId.parse(at)): (ticket, at) for ticket, at in answers if (ticket, at) not in pending}
         archived = await self._letters.archived(list(asked))
-        missing = []
-        for place, answer in asked.items():
-            if place not in archived and not await self._has_fate(*place):
-                missing.append(answer)
-        return missing
+        unknown = [place for place in asked if place not in archived]
+        fates = await asyncio.gather(*(self._has_fate(*place) for place in unknown), return_exceptions=True)
+        for fate in fates:
+            if isinstance(fate, BaseException):
+                raise fate
+        return [asked[place] for place, has_fate in zip(unknown, fates, strict=True) if not has_fate]
 
     async def _pending(self, answers: Sequence[Answer]) -> set[Answer]:
         """Return those of *answers* that lie on their ingest stream."""
@@ -129,7 +135,8 @@ class Witness:
 
     async def _has_fate(self, ticket: str, message_id: MessageId) -> bool:
         try:
-            await Finder(self._bus, self._archive, ticket).find(message_id)
+            async with self._few:
+                await Finder(self._bus, self._archive, ticket).find(message_id)
         except Rejected:
             return False
         return True

@@ -198,7 +198,7 @@ async def _missed(scene: Scene, enough: int) -> int:
         return await missed() >= enough
 
     with suppress(AssertionError):  # that they are fewer is the finding
-        await until(are_enough, timeout_s=10)
+        await until(are_enough, timeout_s=30)
     return await missed()
 
 

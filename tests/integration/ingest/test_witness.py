@@ -7,12 +7,15 @@ import logging
 import pytest
 
 from ingest import metrics
+from ingest.witness import Witness
 from schemas.message_id import MessageId
 from tests.integration.ingest.conftest import StartNode
-from tests.integration.ingest.harness import KEYS, Node, running_node
+from tests.integration.ingest.harness import KEYS, Node, running_node, settings_of
 from tests.until import until
 from ticketwire.archive.messages import open_archive
 from ticketwire.archive.rows import ArchiveRow
+from ticketwire.bus.accept import Acceptor, Offer
+from ticketwire.bus.bus import open_bus
 from ticketwire.bus.partition import dead_letter
 from ticketwire.embedded.redis_server import EmbeddedRedis
 from ticketwire.errors import Rejected
@@ -114,3 +117,22 @@ async def test_only_so_many_answers_are_remembered(start_node: StartNode, redis_
     await send(node, 5)
     await node.redis.flushall()
     await until(lambda: lost() == before + 3)
+
+
+async def test_a_loss_before_the_first_look_is_found_by_it(
+    redis_url: str, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis was out of reach when the node started, took messages, and lost them before anybody had looked at it."""
+    shared = settings_of(redis_url, **QUICK).shared
+    before = lost()
+    async with open_bus(shared) as bus, open_archive(postgres_url) as archive:
+        witness = Witness(bus, archive, shared, size=10, every_s=60)
+        accept = witness.remembering(Acceptor(bus, shared, retry_ms=1_000, remember_ms=1_000).accept)
+        (answer,) = await accept("t", [Offer(0, "", "", ["v", "1", "ticket_id", "12345", "message", "m"])])
+        await bus.command("", "FLUSHALL")
+        await witness.look()
+        assert lost() == before + 1
+        (record,) = told(caplog, "Redis lost accepted messages")
+        assert record.some == [f"12345 {answer}"]  # type: ignore[attr-defined]
+        await witness.look()
+        assert lost() == before + 1
