@@ -173,6 +173,7 @@ async def drain(node: Node, seconds: float) -> None:
     v1 clients are asked first and choose their own moment; plain sockets, and whoever stays, are closed, paced.
     """
     node.sockets.draining = True
+    node.rooms.hold_nothing()
     node.sockets.streams.close()
     sessions = len(node.clients)
     plain = len(node.sockets.wheel) - sessions

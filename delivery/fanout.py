@@ -9,9 +9,11 @@ from typing import Protocol
 
 from delivery import metrics
 from delivery.events import Encoding, Event
+from delivery.pacing import ENOUGH, Pace
 
 # One write is at most about so long, so that a socket's bound holds though writes are joined.
 WRITE_BYTES = 65_536
+_TIMER_S = 0.001  # how exact timers of the event loop are
 
 
 class Writer(Protocol):
@@ -49,15 +51,58 @@ def joined(frames: Iterable[bytes], limit: int = WRITE_BYTES) -> Iterator[bytes]
 
 
 class Ticker:
-    """Flushes everything that got events in this tick of the event loop, at its end."""
+    """Flushes everything that got events in this tick of the event loop at its end, and what is held when it is due.
 
-    def __init__(self) -> None:
+    Held are events of busy rooms (`pacing`), at most *longest_s* seconds; 0: none. One timer serves all rooms.
+    """
+
+    def __init__(self, longest_s: float = 0.0) -> None:
+        self.longest_s = longest_s
         self._dirty: list[Fanout] = []
+        self._held: dict[Fanout, float] = {}  # and when they are due
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
 
-    def schedule(self, fanout: Fanout) -> None:
+    def schedule(self, fanout: Fanout, due: float, now: float) -> None:
+        """Flush *fanout* when it is *due*: at the end of this tick if that is not after *now*."""
+        if due > now:
+            metrics.HELD.inc()
+            self._held[fanout] = due
+            if self._timer is None or due < self._timer_at:
+                self._set_timer(due)
+            return
         if not self._dirty:
             asyncio.get_running_loop().call_soon(self._flush)
         self._dirty.append(fanout)
+
+    def hurry(self, fanout: Fanout) -> None:
+        """Flush *fanout* at the end of this tick if it is held."""
+        if self._held.pop(fanout, None) is not None:
+            self.schedule(fanout, 0.0, 0.0)
+
+    def flushed(self, fanout: Fanout) -> None:
+        """It was, perhaps before its time."""
+        self._held.pop(fanout, None)
+
+    def hold_nothing(self) -> None:
+        """Flush what is held, and hold nothing from now on."""
+        self.longest_s = 0.0
+        for fanout in list(self._held):
+            fanout.flush()
+
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_later(at - time.monotonic(), self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        soon = time.monotonic() + _TIMER_S
+        for fanout in [fanout for fanout, due in self._held.items() if due <= soon]:
+            self.hurry(fanout)
+        if self._held:
+            self._set_timer(min(self._held.values()))
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
@@ -74,6 +119,7 @@ class Fanout:
         self._audience: Audience | None = None
         self._pending: list[Event] = []
         self._pending_since = 0.0
+        self._pace = Pace()
 
     @property
     def live(self) -> int:
@@ -94,16 +140,21 @@ class Fanout:
                 del self._live[encoding]
 
     def emit(self, event: Event) -> None:
-        """Write *event* to all readers at the end of this tick, together with its successors."""
-        if not self._pending:
-            self._pending_since = time.perf_counter()
-            self._ticker.schedule(self)
-        self._pending.append(event)
+        """Write *event* to all readers with its successors: at the end of this tick, in a busy room a little later."""
+        pending = self._pending
+        if not pending:
+            now = self._pending_since = time.monotonic()
+            longest_s = self._ticker.longest_s
+            self._ticker.schedule(self, self._pace.due(longest_s) if longest_s else now, now)
+        pending.append(event)
+        if len(pending) >= ENOUGH:
+            self._ticker.hurry(self)
 
     def flush(self) -> None:
         """Write what is pending, now."""
         if not self._pending:
             return
+        self._ticker.flushed(self)
         events, self._pending = self._pending, []
         written = size = 0
         for encoding, readers in self._live.items():
@@ -119,7 +170,9 @@ class Fanout:
             given, octets = self._audience.deliver(events)
             written, size = written + given, size + octets
         if written:
+            now = time.monotonic()
+            self._pace.flushed(now, written // len(events))
             metrics.FRAMES.inc(written)
             metrics.BYTES.inc(size)
-            metrics.FAN_OUT.observe(time.perf_counter() - self._pending_since)
+            metrics.FAN_OUT.observe(now - self._pending_since)
             metrics.AGE.observe(time.time() - events[-1].at.ms / 1000)

@@ -50,6 +50,12 @@ class DeliverySettings(BaseSettings):
     send_buffer_bytes: int = Field(
         default=1_048_576, ge=4_096, description="unsent bytes at which a slow socket is closed with 4004"
     )
+    coalesce_ms: int = Field(
+        default=25,
+        ge=0,
+        le=25,
+        description="in a busy ticket a message may wait so long for others to share its write; 0: never",
+    )
     close_seconds: float = Field(
         default=5.0, gt=0, description="a socket being closed may take so long, then it is cut"
     )

@@ -53,7 +53,7 @@ class Rooms:
         self._settings = settings
         self._group = group
         self._rng = random.Random()
-        self._ticker = Ticker()
+        self._ticker = Ticker(settings.coalesce_ms / 1000)
         self._rooms: dict[str, Room] = {}
         self._everything: Everything | None = None
         self._everything_lock = asyncio.Lock()
@@ -63,6 +63,10 @@ class Rooms:
 
     def __len__(self) -> int:
         return len(self._rooms)
+
+    def hold_nothing(self) -> None:
+        """Write what busy rooms hold, and every event at once from now on: sockets are about to be closed."""
+        self._ticker.hold_nothing()
 
     @property
     def seats(self) -> int:
@@ -143,6 +147,7 @@ class Rooms:
 
     def close(self) -> None:
         """End all repairs and openings under way."""
+        self.hold_nothing()
         for room in list(self._rooms.values()):
             for task in (room.opening, room.repairing):
                 if task is not None:

@@ -39,6 +39,8 @@ def test_origins_are_a_list_of_words(monkeypatch: pytest.MonkeyPatch, text: str)
         ),
         ("DELIVERY_SEND_MARK_BYTES", "2000000", "must not exceed DELIVERY_SEND_BUFFER_BYTES, which is 1048576"),
         ("DELIVERY_CANARY_SECONDS", "9", "must be more than DELIVERY_CANARY_SECONDS, which is 9"),
+        ("DELIVERY_COALESCE_MS", "26", "DELIVERY_COALESCE_MS is '26': Input should be less than or equal to 25"),
+        ("DELIVERY_COALESCE_MS", "-1", "DELIVERY_COALESCE_MS is '-1': Input should be greater than or equal to 0"),
         ("DELIVERY_MAX_SOCKETS", "0", "DELIVERY_MAX_SOCKETS is '0'"),
         ("DELIVERY_ORIGINS", "[broken", "DELIVERY_ORIGINS is '[broken'"),
     ],
