@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import groupby
+from functools import cached_property
+from itertools import compress, islice
+from operator import ne
+from typing import NamedTuple
 
 from workers.moderation.confusables import LOOSE
 from workers.moderation.linear import Linear
@@ -79,49 +82,115 @@ class Pattern:
     words: int
 
 
-@dataclass(slots=True)
 class Sighting:
-    """*words* of a view that stand at *span* of *folded* and look like a term."""
+    """*words* of a view that stand at *span* of *folded* and look like a term.
 
-    words: list[str]
-    folded: str
-    span: tuple[int, int]
-    mixed: bool  # whether the message has words of Latin and other letters
-    reading: Reading
+    What is seen in a word does not depend on the term, and a word may be as long as the text: it is
+    worked out once, whatever number of terms is looked for in it.
+    """
+
+    def __init__(self, words: Sequence[str], folded: str, span: tuple[int, int], mixed: bool, reading: Reading) -> None:
+        """*mixed*: whether the message `has_mixed_words`."""
+        self.span = span
+        self._words = words
+        self._folded = folded
+        self._mixed = mixed
+        self._reading = reading
+        self._shown: dict[int, bool] = {}
 
     def shows(self, pattern: Pattern) -> bool:
         """Say whether this is the term and not innocent text that resembles it."""
+        shown = self._shown.get(id(pattern))
+        if shown is None:
+            shown = self._shown[id(pattern)] = self._shows(pattern)
+        return shown
+
+    def _shows(self, pattern: Pattern) -> bool:
         start, end = self.span
         term, size = pattern.term, len(pattern.letters)
-        typed = self.folded[start:end].lower()
-        spelled = self.reading is Reading.SPELLED
-        if not spelled and len(self.words) > pattern.words and not _broken_on_purpose(typed, self.words, term.text):
+        spelled = self._reading is Reading.SPELLED
+        if not spelled and len(self._words) > pattern.words and not self._broken_on_purpose(term.text):
             return False
-        if self.reading is Reading.PLAIN and _inside_code(self.folded, start, end, size):
+        if self._reading is Reading.PLAIN and _inside_code(self._folded, start, end, size):
             return False
-        if not _runs_fit("".join(self.words), pattern.letters, term.open_start or spelled, term.open_end or spelled):
+        if not _runs_fit(self._word, _runs(pattern.letters), term.open_start or spelled, term.open_end or spelled):
             return False
-        if not _enough_letters(typed, term.text, size, self.mixed):
+        if not self._enough_letters(term.text, size):
             return False
-        if size <= 3 and not _spelled_exactly(typed, term.text.lower()):
+        if size <= 3 and not self._spelled_exactly(term.text.lower()):
             return False
-        return not (term.name and _is_name(self.folded, start, end))
+        return not (term.name and _is_name(self._folded, start, end))
+
+    @cached_property
+    def _typed(self) -> str:
+        return self._folded[slice(*self.span)].lower()
+
+    @cached_property
+    def _word(self) -> Runs:
+        return _runs("".join(self._words))
+
+    @cached_property
+    def _pieces(self) -> list[str]:
+        """What was typed without the signs between; nothing for codes and names of files."""
+        typed = self._typed
+        if any(map(str.isdigit, typed)) or _FILE_ENDING.search(typed, len(typed) - 4 if len(typed) > 4 else 0):
+            return []
+        return [piece for piece in _NO_PIECE.split(typed) if piece]
+
+    @cached_property
+    def _together(self) -> str:
+        return squeeze("".join(self._pieces))
+
+    @cached_property
+    def _digits(self) -> int:
+        """How many digits were typed, no more than two in a row of one digit."""
+        return len(_END_OF_RUN.findall(self._typed)) + len(_SECOND_OF_RUN.findall(self._typed))
+
+    @cached_property
+    def _any_letter(self) -> bool:
+        typed = self._typed
+        return any(map(str.isalpha, typed)) or ("@" in typed and "$" in typed)
+
+    @cached_property
+    def _loose(self) -> frozenset[str]:
+        """The letters that are Latin ones only in a message with words of Latin and other letters."""
+        return frozenset() if self._typed.isascii() else frozenset(self._typed) & LOOSE.keys()
+
+    @cached_property
+    def _as_leet(self) -> str:
+        return self._typed.translate(_LEET)
+
+    def _broken_on_purpose(self, text: str) -> bool:
+        """Say whether these are pieces of the term *text* and no words of their own: `fu cking`, not `who receives`."""
+        if not self._pieces:
+            return False
+        text = text.lower()
+        if not self._together.startswith(squeeze(text)):
+            return "@" in self._typed or "$" in self._typed
+        if self._together[len(squeeze(text)) :] not in _ENDINGS:
+            return False
+        pieces = list(self._pieces)
+        if len(pieces) == len(self._words):
+            pieces[-1] = pieces[-1][: max(1, len(text) - sum(map(len, pieces[:-1])))]
+        return not all(piece in COMMON for piece in pieces)
+
+    def _enough_letters(self, text: str, size: int) -> bool:
+        """Say whether enough of the term was typed in letters: `A55` and `455` are model numbers."""
+        if self._digits > (1 if size <= 3 else 2 if size <= 5 else size - 2) or not self._any_letter:
+            return False
+        return self._mixed or self._loose.issubset(text)
+
+    def _spelled_exactly(self, text: str) -> bool:
+        """Say whether no letter of a short term is replaced by another letter: `til` is not `tit`."""
+        shown = self._as_leet
+        return set(filter(str.isalpha, set(shown))) == set(filter(str.isalpha, text)) or text in shown
 
 
-def _broken_on_purpose(typed: str, words: list[str], text: str) -> bool:
-    """Say whether *words* are pieces of the term *text* and no words of their own: `fu cking`, not `who receives`."""
-    pieces = [piece for piece in re.split(r"[^\w@$]+", typed) if piece]
-    if any(map(str.isdigit, typed)) or re.search(r"[^\W_]{2}\.\w$", typed):
-        return False  # codes, and file endings
-    text = text.lower()
-    together = squeeze("".join(pieces))
-    if not together.startswith(squeeze(text)):
-        return "@" in typed or "$" in typed
-    if together[len(squeeze(text)) :] not in _ENDINGS:
-        return False
-    if len(pieces) == len(words):
-        pieces[-1] = pieces[-1][: max(1, len(text) - sum(map(len, pieces[:-1])))]
-    return not all(piece in COMMON for piece in pieces)
+_NO_PIECE = re.compile(r"[^\w@$]+")
+_FILE_ENDING = re.compile(r"[^\W_]{2}\.\w$")
+_END_OF_RUN = re.compile(r"([0-9])(?!\1)")
+_SECOND_OF_RUN = re.compile(r"([0-9])\1(?!\1)")
+_LEET = str.maketrans(LEET_DIGITS | LEET_SIGNS)
 
 
 def _inside_code(folded: str, start: int, end: int, size: int) -> bool:
@@ -131,46 +200,55 @@ def _inside_code(folded: str, start: int, end: int, size: int) -> bool:
     return (before and after) or (size <= 3 and (before or after))
 
 
-def _runs(word: str) -> list[tuple[str, int]]:
-    return [(letter, len(list(run))) for letter, run in groupby(word)]
+class Runs(NamedTuple):
+    """A word as its letters without repeats, and where each letter's run ends in it."""
+
+    letters: str
+    ends: Sequence[int]
+
+    def count(self, place: int) -> int:
+        """Return how often the letter at *place* is repeated, itself included."""
+        return self.ends[place] - (self.ends[place - 1] if place else 0)
 
 
-def _runs_fit(word: str, letters: str, open_start: bool, open_end: bool) -> bool:
-    """Say whether *word* is *letters* with letters repeated, never with fewer of them.
+def _runs(word: str) -> Runs:
+    letters = squeeze(word)
+    if len(letters) == len(word):
+        return Runs(word, range(1, len(word) + 1))
+    return Runs(letters, [*compress(range(1, len(word)), map(ne, word, word[1:])), len(word)])
+
+
+def _runs_fit(have: Runs, want: Runs, open_start: bool, open_end: bool) -> bool:
+    """Say whether a word *have* is the term *want* with letters repeated, never with fewer of them.
 
     A short term must be exact or drawn out to three: `as` is not `ass`, `cook` is not `cok`.
     """
-    want, have = _runs(letters), _runs(word)
-    firsts = range(len(have) - len(want) + 1) if open_start else (0,)
-    for first in firsts:
-        part = have[first : first + len(want)]
-        if len(part) < len(want) or (not open_end and first + len(want) != len(have)):
-            continue
-        if all(
-            letter == other and (count == more or (count < more and (len(letters) > 3 or more >= 3)))
-            for (letter, count), (other, more) in zip(want, part, strict=True)
-        ):
+    letters, size = want.letters, len(want.letters)
+    if not open_end:
+        first = len(have.letters) - size
+        return (
+            first >= 0
+            and (open_start or not first)
+            and have.letters.endswith(letters)
+            and _counts_fit(have, want, first)
+        )
+    if not open_start:
+        return have.letters.startswith(letters) and _counts_fit(have, want, 0)
+    first = have.letters.find(letters)
+    while first >= 0:
+        if _counts_fit(have, want, first):
             return True
+        first = have.letters.find(letters, first + 1)
     return False
 
 
-def _enough_letters(typed: str, text: str, size: int, mixed: bool) -> bool:
-    """Say whether enough of the term was typed in letters: `A55` and `455` are model numbers."""
-    digits = sum(min(len(list(run)), 2) for char, run in groupby(typed) if char in LEET_DIGITS)
-    if digits > (1 if size <= 3 else 2 if size <= 5 else size - 2) or not (
-        any(map(str.isalpha, typed)) or ("@" in typed and "$" in typed)
-    ):
-        return False
-    if not typed.isascii() and any(char in LOOSE and char not in text for char in typed):
-        return mixed
+def _counts_fit(have: Runs, want: Runs, first: int) -> bool:
+    short = want.ends[-1] <= 3
+    for place in range(len(want.letters)):
+        fewest, here = want.count(place), have.count(first + place)
+        if here < fewest or (short and fewest < here < 3):
+            return False
     return True
-
-
-def _spelled_exactly(typed: str, text: str) -> bool:
-    """Say whether no letter of a short term is replaced by another letter: `til` is not `tit`."""
-    shown = "".join(LEET_DIGITS.get(char) or LEET_SIGNS.get(char) or char for char in typed)
-    plain = "".join(char for char in shown if char.isalpha())
-    return set(plain) == {char for char in text if char.isalpha()} or text in shown
 
 
 def _is_name(folded: str, start: int, end: int) -> bool:
@@ -187,7 +265,11 @@ def _is_name(folded: str, start: int, end: int) -> bool:
     return bool(before) and before[-1][-1] not in "!?" and not all(item[:1].isupper() for item in before[-3:])
 
 
-_CENSORED = re.compile(r"(?<![a-z0-9@$*#%&^~_])[a-z@$][a-z0-9@$\-]*[*#%&^~_\-]{1,5}[a-z0-9@$*#%&^~_\-]*[a-z]")
+# The whole run is read, with or without a letter behind its first sign: what failed is not tried again from within.
+_CENSORED = re.compile(
+    r"(?<![a-z0-9@$*#%&^~_])[a-z@$][a-z0-9@$]*+[*#%&^~_\-][0-9@$*#%&^~_\-]*+(?:([a-z])[a-z0-9@$*#%&^~_\-]*+)?"
+)
+_NO_LETTERS = "0123456789@$*#%&^~_-"
 _VOWELS = frozenset("aeiouy")
 # Signs that join words far oftener than they hide a letter: they hide vowels only.
 _JOINING = frozenset("-_&")
@@ -210,10 +292,9 @@ class Wildcards:
 
     def find(self, folded: str) -> Iterator[tuple[int, int, Pattern]]:
         """Yield start, end and pattern of every censored term."""
-        for count, match in enumerate(_CENSORED.finditer(folded.lower())):
-            if count == MAX_CENSORED:
-                return
-            typed = match[0][:MAX_CENSORED_LETTERS]
+        matches = (match for match in _CENSORED.finditer(folded.lower()) if match[1])
+        for match in islice(matches, MAX_CENSORED):
+            typed = match[0].rstrip(_NO_LETTERS)[:MAX_CENSORED_LETTERS]
             pieces = [(0, typed)]
             if "-" in typed or "_" in typed:
                 pieces += [(piece.start(), piece[0]) for piece in re.finditer(r"[^\-_]+", typed)]

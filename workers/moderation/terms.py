@@ -165,14 +165,18 @@ class TermIndex:
 
     def _find_in(self, view: View, reading: Reading, search: _Search) -> None:
         matches = self._search.find_matches_as_indexes(view.text, overlapping=True)
+        sightings: dict[tuple[int, int], Sighting] = {}
         for number, start, end in matches:
             patterns = self._patterns[self._texts[number]]
             if search.full:
                 search.overflow.update((pattern.owner, pattern.term) for pattern in patterns)
                 continue
-            first, last = view.words_at(start, end)
-            span = view.spans[first][0], view.spans[last - 1][1]
-            sighting = Sighting(view.words[first:last], search.folded, span, search.mixed, reading)
+            first, last = place = view.words_at(start, end)
+            sighting = sightings.get(place)
+            if sighting is None:
+                span = view.spans[first][0], view.spans[last - 1][1]
+                sighting = Sighting(view.words[first:last], search.folded, span, search.mixed, reading)
+                sightings[place] = sighting
             for pattern in patterns:
                 search.look(sighting, pattern)
 
