@@ -265,7 +265,8 @@ def _mixed(host: str) -> bool:
     return False
 
 
-_ORIGINAL_HOST = re.compile(r"[^\W_](?:[\w\-]*[^\W_])?(?:[.。][^\W_](?:[\w\-]*[^\W_])?)+")
+# Looked for where a run of word characters begins and nowhere inside: a run that no dot ends is read once.
+_ORIGINAL_HOST = re.compile(r"(?<![\w\-])[_\-]*([^\W_](?:[\w\-]*[^\W_])?(?:[.。][^\W_](?:[\w\-]*[^\W_])?)+)")
 
 
 def _disguised_hosts(original: str) -> dict[str, str]:
@@ -274,7 +275,7 @@ def _disguised_hosts(original: str) -> dict[str, str]:
     for count, match in enumerate(_ORIGINAL_HOST.finditer(original)):
         if count > MAX_LOOKED_AT:
             break
-        typed = match[0].lower()
+        typed = match[1].lower()
         if not typed.isascii() and {_script(char) for char in typed} - {"", "LATIN"}:
             shown = fold(typed).lower()
             if shown.isascii():
