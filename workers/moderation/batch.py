@@ -15,7 +15,7 @@ from typing import NamedTuple
 from workers.moderation.findings import Span
 from workers.moderation.linear import Linear
 from workers.moderation.normalise import Origin, fold_all
-from workers.moderation.skeleton import LEET_LETTERS, LEET_WORDS, PLAIN_LETTERS, PLAIN_WORDS, calm
+from workers.moderation.skeleton import LEET_TABLE, NO_LEET_LETTERS, NO_PLAIN_LETTERS, PLAIN_TABLE, calm
 from workers.moderation.verdict import Candidate
 
 # No folded text holds U+0001, and no pattern does, so nothing is found across two messages.
@@ -30,14 +30,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Reading(NamedTuple):
     """A joined text by one reading of its digits and signs: as skeleton words, and their letters alone."""
 
-    words: str
-    letters: str
-
-
-def _reading(text: str, words: dict[int, str | None], letters: dict[int, str | None]) -> Reading:
-    found = text.translate(words)
-    # To translate is quicker than to replace, but only in ASCII text.
-    return Reading(found, text.translate(letters) if text.isascii() else found.replace(" ", ""))
+    words: bytes
+    letters: bytes
 
 
 class Joined:
@@ -51,9 +45,10 @@ class Joined:
     @cached_property
     def readings(self) -> list[Reading]:
         """The text as plain and as leet."""
+        plain, leet = self._encoded, calm(self._encoded)
         return [
-            _reading(self.text, PLAIN_WORDS, PLAIN_LETTERS),
-            _reading(calm(self.text), LEET_WORDS, LEET_LETTERS),
+            Reading(plain.translate(PLAIN_TABLE, b"'"), plain.translate(PLAIN_TABLE, NO_PLAIN_LETTERS)),
+            Reading(leet.translate(LEET_TABLE, b"'"), leet.translate(LEET_TABLE, NO_LEET_LETTERS)),
         ]
 
     def messages_with(self, pattern: Linear) -> Sequence[int]:
@@ -84,13 +79,13 @@ class Joined:
         places = [place for place, message in enumerate(self.messages) if message in messages]
         return Joined([self.messages[place] for place in places], [self._texts[place] for place in places])
 
-    def messages_of_view(self, view: str, positions: Iterable[int]) -> set[int]:
+    def messages_of_view(self, view: bytes, positions: Iterable[int]) -> set[int]:
         """Return the messages in which *positions* of a reading lie."""
         ends: list[int] = []
-        at = view.find("\x01")
+        at = view.find(_DIVIDER)
         while at >= 0:
             ends.append(at)
-            at = view.find("\x01", at + 1)
+            at = view.find(_DIVIDER, at + 1)
         return {self.messages[bisect_right(ends, position)] for position in positions}
 
 
@@ -104,15 +99,9 @@ class Batch:
         self._origins: dict[int, Origin] = {}
 
     @cached_property
-    def joined(self) -> list[Joined]:
-        """The folded texts; those that are ASCII apart, since those are several times faster."""
-        everyone = Joined(range(len(self.texts)), self.folded)
-        if everyone.text.isascii():
-            return [everyone] if self.texts else []
-        groups: tuple[list[int], list[int]] = ([], [])
-        for message, text in enumerate(self.folded):
-            groups[not text.isascii()].append(message)
-        return [Joined(group, [self.folded[message] for message in group]) for group in groups if group]
+    def joined(self) -> Joined:
+        """The folded texts."""
+        return Joined(range(len(self.texts)), self.folded)
 
     @cached_property
     def folded_lines(self) -> Joined:

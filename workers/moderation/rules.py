@@ -81,9 +81,8 @@ class TermsScanner(Scanner):
         self._index = TermIndex(terms, allowed)
 
     def scan(self, batch: Batch, memory: FloodMemory) -> Iterator[tuple[int, Finding]]:
-        for joined in batch.joined:
-            for message in sorted(self._index.suspects(joined)):
-                yield from self._scan_message(batch, message)
+        for message in sorted(self._index.suspects(batch.joined)):
+            yield from self._scan_message(batch, message)
 
     def _scan_message(self, batch: Batch, message: int) -> Iterator[tuple[int, Finding]]:
         folded, candidate = batch.folded[message], batch.candidates[message]
@@ -135,16 +134,15 @@ class LinksScanner(Scanner):
     finder: LinkFinder
 
     def scan(self, batch: Batch, memory: FloodMemory) -> Iterator[tuple[int, Finding]]:
-        for joined in batch.joined:
-            for message in self.finder.suspects(joined):
-                candidate = batch.candidates[message]
-                found = self.finder.find(batch.folded[message], candidate.text)
-                if not found or not in_scope(self.rule.scope, candidate):
-                    continue
-                spans = []
-                if self.rule.action is Action.MASK:
-                    spans = [batch.span(message, link.start, link.end, self.rule.shown) for link, _ in found]
-                yield self.number, Finding(message, ", ".join(sorted({flag for _, flag in found})), spans)
+        for message in self.finder.suspects(batch.joined):
+            candidate = batch.candidates[message]
+            found = self.finder.find(batch.folded[message], candidate.text)
+            if not found or not in_scope(self.rule.scope, candidate):
+                continue
+            spans = []
+            if self.rule.action is Action.MASK:
+                spans = [batch.span(message, link.start, link.end, self.rule.shown) for link, _ in found]
+            yield self.number, Finding(message, ", ".join(sorted({flag for _, flag in found})), spans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +152,15 @@ class PersonalDataScanner(Scanner):
     finder: PersonalData
 
     def scan(self, batch: Batch, memory: FloodMemory) -> Iterator[tuple[int, Finding]]:
-        for joined in batch.joined:
-            for message, categories in self.finder.suspects(joined).items():
-                found = self.finder.find(batch.folded[message], categories)
-                if not found or not in_scope(self.rule.scope, batch.candidates[message]):
-                    continue
-                spans = []
-                if self.rule.action is not Action.ALLOW:  # held or rejected, it is archived masked too
-                    spans = [batch.span(message, piece.start, piece.end, piece.shown) for piece in found]
-                detail = ", ".join(sorted({piece.category.value for piece in found}))
-                yield self.number, Finding(message, detail, spans)
+        for message, categories in self.finder.suspects(batch.joined).items():
+            found = self.finder.find(batch.folded[message], categories)
+            if not found or not in_scope(self.rule.scope, batch.candidates[message]):
+                continue
+            spans = []
+            if self.rule.action is not Action.ALLOW:  # held or rejected, it is archived masked too
+                spans = [batch.span(message, piece.start, piece.end, piece.shown) for piece in found]
+            detail = ", ".join(sorted({piece.category.value for piece in found}))
+            yield self.number, Finding(message, detail, spans)
 
 
 @dataclass(frozen=True, slots=True)

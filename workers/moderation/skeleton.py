@@ -8,9 +8,11 @@ signs; the words remember where they stood.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from dataclasses import dataclass, field
-from itertools import accumulate
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import accumulate, compress
+from operator import add
 
 from workers.moderation.confusables import CURRENCY_LETTERS, LOOSE
 
@@ -22,42 +24,44 @@ _MUST_PRECEDE_LETTER = re.compile(r"[!|+]+(?![^\W_]|[$@])")
 SAME_LETTER = {"l": "i", "v": "u"}
 
 
-def _table(letters: dict[str, str]) -> dict[int, str]:
+def _table(letters: dict[str, str]) -> bytes:
     table = {code: " " for code in range(128) if not chr(code).isalpha()}
     table |= {ord(upper): upper.lower() for upper in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
     table |= {ord(sign): letter for sign, letter in letters.items()}
     table |= {ord(letter): same for letter, same in SAME_LETTER.items()}
     table |= {ord(letter.upper()): same for letter, same in SAME_LETTER.items()}
     # The separator of messages in a joined text; the apostrophe joins words and is dropped later.
-    return table | {1: "\x01", ord("'"): "'"}
+    table |= {1: "\x01", ord("'"): "'"}
+    return bytes(ord(table[code]) if code in table else code for code in range(256))
 
 
+# Of UTF-8, in which every byte of another character is more than 127 and stays: many times faster than
+# to translate a string that is not ASCII.
 PLAIN_TABLE = _table({})
 LEET_TABLE = _table(LEET_DIGITS | LEET_SIGNS)
-LOOSE_TABLE = _table(LEET_DIGITS | LEET_SIGNS | LOOSE)
-
-
-def _without(dropped: str, table: dict[int, str]) -> dict[int, str | None]:
-    return {code: None if char in dropped else char for code, char in table.items()}
-
-
-# For joined texts, that is for words with one space or several between them: to make it one costs more
-# than the search. And for the letters alone, in which a phrase is found however its words are divided.
-PLAIN_WORDS, PLAIN_LETTERS = _without("'", PLAIN_TABLE), _without("' ", PLAIN_TABLE)
-LEET_WORDS, LEET_LETTERS = _without("'", LEET_TABLE), _without("' ", LEET_TABLE)
+# To drop, where only the letters count.
+NO_PLAIN_LETTERS = bytes(code for code in range(128) if chr(PLAIN_TABLE[code]) in "' ")
+NO_LEET_LETTERS = bytes(code for code in range(128) if chr(LEET_TABLE[code]) in "' ")
 
 _LEET = re.compile("[0-9@$!|+\x02-\x07]")
 
 _SINGLES = re.compile(r" \S \S \S ")
 _WIDEST_GAP = 4
-_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
-_END_OF_WORD = re.compile("![! ]")
+# A gap wider than the first one ends a word: people who space out letters space words wider.
+_SPELLED = re.compile(
+    "(?<![^ ])[^ ](?:"
+    + "|".join(rf" {{{gap}}}[^ ](?![^ ])(?: {{1,{gap}}}[^ ](?![^ ]))*+" for gap in range(1, _WIDEST_GAP + 1))
+    + ")"
+)
+_NO_LETTER = re.compile(r"[^\w' ]|[\d_]")
+_EDGE_APOSTROPHE = re.compile(r"(?<![^ '])'|'(?![^ '])")
+_END_OF_WORD = re.compile(b"![! ]")
 _DOUBLED = re.compile(r"(.)\1+")
 
 
 def skeleton(word: str) -> str:
     """Return the skeleton of a folded term: lower-case letters, words divided by one space."""
-    return " ".join(word.lower().translate(LEET_TABLE).replace("'", "").split())
+    return " ".join(_translate(word.lower(), LEET_TABLE).replace("'", "").split())
 
 
 def squeeze(word: str) -> str:
@@ -70,29 +74,35 @@ def has_leet(folded: str) -> bool:
     return not folded.isascii() or _LEET.search(folded) is not None
 
 
-def calm(text: str) -> str:
+def calm(text: bytes) -> bytes:
     """Return *text* without the exclamation marks that end a word: only others may be letters."""
-    return _END_OF_WORD.sub("  ", text) if "!" in text else text
+    return _END_OF_WORD.sub(b"  ", text) if b"!" in text else text
 
 
-def collapse(view: str) -> str:
+def collapse(view: bytes) -> bytes:
     """Return *view* with one space before, between and behind its words."""
-    return f" {' '.join(view.split())} "
+    return b" %b " % b" ".join(view.split())
 
 
-@dataclass(slots=True)
 class View:
-    """One text as skeleton words. `text` has one space before, between and behind them."""
+    """One text as skeleton words. `text` has one space before, between and behind them.
 
-    words: list[str]
-    spans: list[tuple[int, int]]  # of each word in the folded text
-    shapes: list[str]  # of each word, as it is searched
-    text: str = field(init=False)
-    _starts: list[int] = field(init=False)
+    A text may hold thousands of words, and terms in few of them: where a word stands is only worked out
+    when it is asked for.
+    """
 
-    def __post_init__(self) -> None:
-        self.text = f" {' '.join(self.shapes)} "
-        self._starts = list(accumulate((len(shape) + 1 for shape in self.shapes), initial=1))
+    def __init__(self, source: str, ends: Mapping[int, int] | None = None, shapes: list[str] | None = None) -> None:
+        """*source*: the folded text with nothing but words, apostrophes inside them and spaces.
+
+        *ends*: of words that stood apart in the folded text, by where they start. *shapes*: the words
+        as they are searched, if otherwise than they are.
+        """
+        self.source = source
+        self.words = source.replace("'", "").split()
+        shapes = self.words if shapes is None else shapes
+        self.text = f" {' '.join(shapes)} "
+        self._ends = ends or {}
+        self._starts = list(accumulate(map(len, shapes), lambda start, size: start + size + 1, initial=1))
 
     def words_at(self, start: int, end: int) -> tuple[int, int]:
         """Return the first word and one past the last word that the match from *start* to *end* touches."""
@@ -102,32 +112,55 @@ class View:
         last = bisect_right(self._starts, end - 1)
         return first, last
 
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """Return where the words from *first* to before *last* stand in the folded text."""
+        starts, sizes = self._places
+        start = starts[last - 1]
+        return starts[first], self._ends.get(start) or start + sizes[last - 1]
+
+    def word_from(self, start: int) -> int:
+        """Return the word that starts at *start* of the folded text."""
+        return bisect_left(self._places[0], start)
+
+    @cached_property
+    def _places(self) -> tuple[list[int], list[int]]:
+        """Where each word starts in the folded text, and how long it is there."""
+        pieces = self.source.split(" ")
+        sizes = list(map(len, pieces))
+        starts = map(add, accumulate(sizes, initial=0), range(len(sizes)))
+        return list(compress(starts, sizes)), list(filter(None, sizes))
+
+
+def _translate(text: str, table: bytes) -> str:
+    return text.encode().translate(table).decode()
+
 
 def _view(text: str) -> View:
-    matches = list(_WORD.finditer(text))
-    words = [match[0] for match in matches]
+    if not text.isascii():
+        text = _NO_LETTER.sub(" ", text)
     if "'" in text:
-        words = [word.replace("'", "") for word in words]
-    return View(words, [match.span() for match in matches], words)
+        text = _EDGE_APOSTROPHE.sub(" ", text)
+    return View(text)
 
 
 def plain_view(folded: str) -> View:
     """Return the words of *folded*, digits and signs dividing them."""
-    return _view(folded.translate(PLAIN_TABLE))
+    return _view(_translate(folded, PLAIN_TABLE))
 
 
 def leet_view(folded: str) -> View:
     """Return the words of *folded*, digits and signs being letters."""
-    folded = _MUST_PRECEDE_LETTER.sub(lambda match: " " * len(match[0]), folded)
-    return _view(folded.translate(LEET_TABLE if folded.isascii() else LOOSE_TABLE))
+    text = _MUST_PRECEDE_LETTER.sub(lambda match: " " * len(match[0]), folded)
+    if not folded.isascii():
+        for other, letter in LOOSE.items():
+            text = text.replace(other, letter)
+    return _view(_translate(text, LEET_TABLE))
 
 
 def squeezed_view(view: View) -> View | None:
     """Return *view* searched with every run of one letter cut to one; None if it has no run."""
     text = squeeze(view.text)
-    if text == view.text:
-        return None
-    return View(view.words, view.spans, text[1:-1].split(" "))
+    return None if text == view.text else View(view.source, shapes=text.split())
 
 
 def has_single_letters(view: View) -> bool:
@@ -136,33 +169,15 @@ def has_single_letters(view: View) -> bool:
 
 
 def spelled_view(view: View) -> tuple[View, list[int]]:
-    """Return *view* with words that were s p e l l e d out put together, and which words those are.
+    """Return *view* with words that were s p e l l e d out put together, and which words those are."""
+    ends: dict[int, int] = {}
 
-    A gap wider than the first one ends a word: people who space out letters space words wider.
-    """
-    words: list[str] = []
-    spans: list[tuple[int, int]] = []
-    joined: list[int] = []
-    first, gap = 0, 0  # of the single letters in hand: how many words lie before them, and their gap
-    for word, span in zip(view.words, view.spans, strict=True):
-        single = len(word) == 1
-        here = span[0] - spans[-1][1] if spans else 0
-        if not single or (len(words) > first and here > (gap or _WIDEST_GAP)):
-            _join(words, spans, first, joined)
-            first, gap = len(words), 0
-        elif len(words) > first:
-            gap = gap or here
-        words.append(word)
-        spans.append(span)
-        if not single:
-            first = len(words)
-    _join(words, spans, first, joined)
-    return View(words, spans, words), joined
+    def put_together(match: re.Match[str]) -> str:
+        letters = match[0].replace(" ", "")
+        if len(letters) < 3:
+            return match[0]
+        ends[match.start()] = match.end()
+        return letters.ljust(len(match[0]))
 
-
-def _join(words: list[str], spans: list[tuple[int, int]], first: int, joined: list[int]) -> None:
-    """Make one word of those from *first* on, if there are at least three."""
-    if len(words) - first >= 3:
-        words[first:] = ["".join(words[first:])]
-        spans[first:] = [(spans[first][0], spans[-1][1])]
-        joined.append(first)
+    spelled = View(_SPELLED.sub(put_together, view.source), ends)
+    return spelled, [spelled.word_from(start) for start in ends]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 
 import ahocorasick_rs
 
@@ -94,9 +94,9 @@ class TermIndex:
         self._texts = list(self._patterns)
         self._search = _automaton(self._texts)
         phrases = [text for text in self._texts if " " in text.strip()]
-        self._words = _automaton([text for text in self._texts if " " not in text.strip()])
-        self._phrases = _automaton(phrases)
-        self._phrase_letters = _automaton(_shortest({text.replace(" ", "") for text in phrases}))
+        self._words = _bytes_automaton([text for text in self._texts if " " not in text.strip()])
+        self._phrases = _bytes_automaton(phrases)
+        self._phrase_letters = _bytes_automaton(_shortest({text.replace(" ", "") for text in phrases}))
         self._allowed: dict[str, set[int]] = {}
         for owner, term in allowed:
             self._allowed.setdefault(_bounded(skeleton(term.text), term), set()).add(owner)
@@ -166,16 +166,18 @@ class TermIndex:
     def _find_in(self, view: View, reading: Reading, search: _Search) -> None:
         matches = self._search.find_matches_as_indexes(view.text, overlapping=True)
         sightings: dict[tuple[int, int], Sighting] = {}
-        for number, start, end in matches:
-            patterns = self._patterns[self._texts[number]]
+        for done, (number, start, end) in enumerate(matches):
             if search.full:
-                search.overflow.update((pattern.owner, pattern.term) for pattern in patterns)
-                continue
+                # Once each, in the order in which they come last.
+                left = reversed(dict.fromkeys(number for number, _, _ in reversed(matches[done:])))
+                for pattern in chain.from_iterable(self._patterns[self._texts[number]] for number in left):
+                    search.overflow[pattern.owner] = pattern.term
+                return
+            patterns = self._patterns[self._texts[number]]
             first, last = place = view.words_at(start, end)
             sighting = sightings.get(place)
             if sighting is None:
-                span = view.spans[first][0], view.spans[last - 1][1]
-                sighting = Sighting(view.words[first:last], search.folded, span, search.mixed, reading)
+                sighting = Sighting(view.words[first:last], search.folded, view.span(*place), search.mixed, reading)
                 sightings[place] = sighting
             for pattern in patterns:
                 search.look(sighting, pattern)
@@ -187,7 +189,7 @@ class TermIndex:
         self._find_in(spelled, Reading.LEET, search)
         letters = MAX_SPELLED_LETTERS
         for place in joined:
-            word, span = spelled.words[place][:letters], spelled.spans[place]
+            word, span = spelled.words[place][:letters], spelled.span(place, place + 1)
             letters -= len(word)
             if not word:
                 return
@@ -203,7 +205,7 @@ class TermIndex:
         for number, start, end in self._allowed_search.find_matches_as_indexes(plain.text, overlapping=True):
             first, last = plain.words_at(start, end)
             owners = self._allowed[self._allowed_texts[number]]
-            innocent.append((plain.spans[first][0], plain.spans[last - 1][1], owners))
+            innocent.append((*plain.span(first, last), owners))
         if not innocent:
             return found
         return [
@@ -226,7 +228,16 @@ def _automaton(patterns: Sequence[str]) -> ahocorasick_rs.AhoCorasick:
     )
 
 
-def _messages_with(automaton: ahocorasick_rs.AhoCorasick, view: str, joined: Joined) -> set[int]:
+def _bytes_automaton(patterns: Sequence[str]) -> ahocorasick_rs.BytesAhoCorasick:
+    small = len(patterns) <= MAX_DFA_PATTERNS
+    return ahocorasick_rs.BytesAhoCorasick(
+        [pattern.encode() for pattern in patterns],
+        matchkind=ahocorasick_rs.MATCHKIND_STANDARD,
+        implementation=ahocorasick_rs.Implementation.DFA if small else None,
+    )
+
+
+def _messages_with(automaton: ahocorasick_rs.BytesAhoCorasick, view: bytes, joined: Joined) -> set[int]:
     hits = automaton.find_matches_as_indexes(view, overlapping=True)
     return joined.messages_of_view(view, (start for _, start, _ in hits)) if hits else set()
 
