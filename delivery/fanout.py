@@ -29,8 +29,8 @@ class Audience(Protocol):
 
     def __len__(self) -> int: ...
 
-    def deliver(self, events: list[Event]) -> tuple[int, int]:
-        """Give *events* to all; return how many frames and bytes were written."""
+    def deliver(self, events: list[Event], outbox: Outbox | None) -> tuple[int, int]:
+        """Give *events* to all, by way of *outbox* if there is one; return how many frames and bytes that were."""
 
 
 def joined(frames: Iterable[bytes], limit: int = WRITE_BYTES) -> Iterator[bytes]:
@@ -48,6 +48,25 @@ def joined(frames: Iterable[bytes], limit: int = WRITE_BYTES) -> Iterator[bytes]
         size += len(frame)
     if piece:
         yield piece[0] if len(piece) == 1 else b"".join(piece)
+
+
+class Outbox:
+    """What several rooms have for the same sockets in one tick: one write for each socket."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[Writer, list[bytes]] = {}
+
+    def add(self, socket: Writer, data: bytes) -> None:
+        pieces = self._pieces.get(socket)
+        if pieces is None:
+            self._pieces[socket] = [data]
+        else:
+            pieces.append(data)
+
+    def send(self) -> None:
+        for socket, pieces in self._pieces.items():
+            for data in joined(pieces):
+                socket.write(data)
 
 
 class Ticker:
@@ -106,8 +125,13 @@ class Ticker:
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
+        if len(dirty) == 1:
+            dirty[0].flush()
+            return
+        outbox = Outbox()
         for fanout in dirty:
-            fanout.flush()
+            fanout.flush(outbox)
+        outbox.send()
 
 
 class Fanout:
@@ -150,8 +174,8 @@ class Fanout:
         if len(pending) >= ENOUGH:
             self._ticker.hurry(self)
 
-    def flush(self) -> None:
-        """Write what is pending, now."""
+    def flush(self, outbox: Outbox | None = None) -> None:
+        """Write what is pending, now. What v1 readers get goes into *outbox*, if given: each may sit in many rooms."""
         if not self._pending:
             return
         self._ticker.flushed(self)
@@ -167,7 +191,7 @@ class Fanout:
                 size += len(data) * len(targets)
             written += len(frames) * len(targets)
         if self._audience is not None:
-            given, octets = self._audience.deliver(events)
+            given, octets = self._audience.deliver(events, outbox)
             written, size = written + given, size + octets
         if written:
             now = time.monotonic()

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from delivery import metrics
 from delivery.events import Event, Notice
-from delivery.fanout import joined
+from delivery.fanout import Outbox, Writer, joined
 from delivery.frames import v1, v1_author
 from delivery.ledger import Ledger, Outstanding
 from delivery.wire import text_frame
@@ -23,6 +23,9 @@ class Occupant(Protocol):
     user: str
     acks: Outstanding
     watching: bool  # wants to know who is present
+
+    @property
+    def socket(self) -> Writer: ...
 
     def write(self, data: bytes) -> None: ...
 
@@ -55,7 +58,7 @@ class Members:
         self._load = load
         self._seats: set[Occupant] = set()
         self._live: set[Occupant] = set()
-        self._order: list[Occupant] | None = None  # the live ones, flat
+        self._order: list[Writer] | None = None  # the sockets of the live ones, flat
         self._users: Counter[str] = Counter()  # how many live seats each has
         # Below both of the ledger's totals every live reader has room in its window: nobody needs to be looked at.
         self._least = self._least_size = 0
@@ -99,7 +102,7 @@ class Members:
 
     # --- events
 
-    def deliver(self, events: list[Event]) -> tuple[int, int]:
+    def deliver(self, events: list[Event], outbox: Outbox | None = None) -> tuple[int, int]:
         """Write *events* to all live readers whose windows have room; the others pause before them."""
         frames = [event.frame(v1) for event in events]
         ledger, size = self.ledger, sum(map(len, frames))
@@ -112,7 +115,7 @@ class Members:
         if not self._live:
             return 0, 0
         if self._order is None:
-            self._order = list(self._live)
+            self._order = [seat.socket for seat in self._live]
         authors = {
             event.confirmed.sender_id
             for event in events
@@ -120,24 +123,16 @@ class Members:
         }
         order = self._order
         if authors:
-            self._write_authors(events, frames, authors)
-            order = [seat for seat in order if seat.user not in authors]
-        for data in joined(frames):
-            for seat in order:
-                seat.write(data)
+            order = [seat.socket for seat in self._live if seat.user not in authors]
+            # Only authors are told the client_message_id of a message.
+            for user in authors:
+                own = [
+                    event.frame(v1_author) if event.confirmed.sender_id == user else frame
+                    for event, frame in zip(events, frames, strict=True)
+                ]
+                _write(own, [seat.socket for seat in self._live if seat.user == user], outbox)
+        _write(frames, order, outbox)
         return len(frames) * len(self._live), size * len(self._live)
-
-    def _write_authors(self, events: list[Event], frames: list[bytes], authors: set[str]) -> None:
-        """Only authors are told the client_message_id of a message."""
-        for user in authors:
-            own = [
-                event.frame(v1_author) if event.confirmed.sender_id == user else frame
-                for event, frame in zip(events, frames, strict=True)
-            ]
-            seats = [seat for seat in self._live if seat.user == user]
-            for data in joined(own):
-                for seat in seats:
-                    seat.write(data)
 
     def _make_room(self, count: int, size: int) -> None:
         """Pause those whose window has no room for *count* more messages of *size* bytes; look again when needed."""
@@ -175,3 +170,13 @@ class Members:
                 _SHED[kind].inc()
             else:
                 seat.write(data)
+
+
+def _write(frames: list[bytes], sockets: list[Writer], outbox: Outbox | None) -> None:
+    for data in joined(frames):
+        if outbox is None:
+            for socket in sockets:
+                socket.write(data)
+        else:
+            for socket in sockets:
+                outbox.add(socket, data)

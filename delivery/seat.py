@@ -121,6 +121,10 @@ class Seat:
     # --- as Members see it
 
     @property
+    def socket(self) -> SlowSocket:
+        return self._owner.socket
+
+    @property
     def slow(self) -> bool:
         return self._owner.socket.paused
 
