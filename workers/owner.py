@@ -116,21 +116,22 @@ class Owner:
     # --- new entries
 
     async def _next(self) -> list[Entry]:
-        """Return the next entries, waiting for them; empty after a wait in vain."""
+        """Return the next entries, waiting for them; empty after a wait in vain or when to look again."""
         entries = await self._read()
-        if not entries:
-            if self._lost:
-                await self._confirm([], then_read=0)
-            entries = await self._park()
-        return entries
+        if entries or self._recheck:
+            return entries
+        if self._lost:
+            await self._confirm([], then_read=0)
+        return await self._park()
 
     async def _read(self) -> list[Entry]:
         try:
             entries = await self._partition.read(self.lease, self._settings.batch)
         except Unavailable as exc:
-            # The reply may have been lost after the read: what it held lies in the pending list.
+            # The reply may have been lost after the read: what it held lies in the pending list. Or a replica was
+            # promoted that has unread what we have read, and waiting for what is newer would overtake it.
             await self._outage_over(exc, partial(self._partition.renew, self.lease))
-            await self._recover()
+            self._recheck = True
             return []
         return self._note(entries)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+
+from redis.asyncio import Redis
 
 from tests.pipeline import check_tickets, drained, flood_one
-from tests.until import scaled
+from tests.until import scaled, until
 from ticketwire.archive.messages import Archive
 from ticketwire.bus.bus import Bus
 from ticketwire.bus.partition import Entry, Lease, Partition, Settlement
+from ticketwire.errors import Unavailable
 from workers.fleet import Fleet
 from workers.moderation.allow_all import AllowAll
 from workers.owner import Owner
@@ -27,9 +30,21 @@ class Disturbed(Pipeline):
         return await super().handle(entries, now_ms)
 
 
-async def own(core: tuple[Bus, Archive], settings: WorkerSettings, ticket: str, name: str) -> tuple[Owner, Disturbed]:
+class Forgetful(Partition):
+    """Calls `before` ahead of each read of new entries."""
+
+    before: Callable[[], Awaitable[None]]
+
+    async def read(self, lease: Lease, count: int) -> list[Entry]:
+        await self.before()
+        return await super().read(lease, count)
+
+
+async def own(
+    core: tuple[Bus, Archive], settings: WorkerSettings, ticket: str, name: str, kind: type[Partition] = Partition
+) -> tuple[Owner, Disturbed]:
     """Take the ticket's partition."""
-    partition = Partition(core[0], core[0].keys.partition_of(ticket), settings.shared)
+    partition = kind(core[0], core[0].keys.partition_of(ticket), settings.shared)
     lease = await partition.acquire(name)
     assert isinstance(lease, Lease)
     pipeline = Disturbed(partition.partition, core[1], AllowAll(), name)
@@ -59,6 +74,43 @@ async def test_an_owner_told_to_be_quiet_while_it_recovers_touches_nothing_newer
     pipeline.before = lambda entries: second.quiet() if entries[-1].id == sent[-1][0] else None
     await asyncio.wait_for(second.run(), scaled(10))
     await drained(bus)
+    await check_tickets(core, {"T1": sent})
+
+
+async def test_a_failover_at_a_read_lets_nothing_newer_overtake_what_is_unread_again(
+    core: tuple[Bus, Archive], settings: WorkerSettings
+) -> None:
+    """The owner had read and shown two messages; the promoted replica knew them as accepted and not yet read. After the
+    outage it waited for what was newer than all it had read, and so put a third message before those two.
+    """
+    bus = core[0]
+    sent = await flood_one(bus, "T1", 2)
+    keys = bus.keys
+    stream, lease = keys.ingest(keys.partition_of("T1")), keys.lease(keys.partition_of("T1"))
+    # As bytes, which a connection of ours, which decodes replies, cannot give.
+    async with Redis.from_url(settings.shared.redis_url.get_secret_value()) as redis:
+        replica = await redis.dump(stream)
+        owner, pipeline = await own(core, settings, "T1", "owner", Forgetful)
+        pipeline.before = lambda _: None
+        reads = 0
+
+        async def fail_over_at_the_second_read() -> None:
+            nonlocal reads
+            reads += 1
+            if reads == 2:
+                await redis.restore(stream, 0, replica, replace=True)
+                await redis.hdel(lease, "done", "settled")
+                await redis.delete(keys.log("T1"))
+                sent.extend(await flood_one(bus, "T1", 1))
+                raise Unavailable("Redis: connection closed")
+
+        owner._partition.before = fail_over_at_the_second_read  # type: ignore[attr-defined]
+        async with asyncio.TaskGroup() as group:
+            group.create_task(owner.run())
+            await until(lambda: reads > 2)
+            await drained(bus)
+            owner.quiet()
+    assert len(sent) == 3
     await check_tickets(core, {"T1": sent})
 
 
