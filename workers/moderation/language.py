@@ -7,6 +7,7 @@ everyday words. A guess that is unsure lets the rule apply.
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 from workers.moderation.wordsets import words
 
@@ -72,11 +73,15 @@ _CLEAR = 2
 _MAX_TOKENS = 200
 
 
-def may_be(text: str, language: str) -> bool:
-    """Say whether *text* may be in *language*: false only if it is clearly in another one."""
+def scores(text: str) -> dict[str, int]:
+    """Return how many frequent words of each language *text* holds, among the first `_MAX_TOKENS`."""
+    tokens = [match[0] for match in islice(_TOKEN.finditer(text.lower()), _MAX_TOKENS)]
+    return {language: sum(map(frequent.__contains__, tokens)) for language, frequent in _WORDS.items()}
+
+
+def may_be(score: dict[str, int], language: str) -> bool:
+    """Say whether a text with these `scores` may be in *language*: false only if it is clearly in another one."""
     if language not in _WORDS:
         return True
-    tokens = [match[0] for match, _ in zip(_TOKEN.finditer(text.lower()), range(_MAX_TOKENS), strict=False)]
-    score = {other: sum(token in frequent for token in tokens) for other, frequent in _WORDS.items()}
     best = max(score.values())
     return best < _CLEAR or best < 2 * score[language] or score[language] == best

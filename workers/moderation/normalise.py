@@ -14,14 +14,19 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from workers.moderation.confusables import CURRENCY, PAIRS, PUNCTUATION, STRICT
 
 # A compatibility form of up to 18 characters exists (U+FDFA); no term is hidden in those.
 MAX_EXPANSION = 4
-# Most entries that the table may grow to; a text of rare characters costs a look-up each after that.
-MAX_TABLE = 40_000
+# A text may become longer by so many characters. Of what expands after that, one letter or digit is kept:
+# thousands of fractions or ligatures are no writing, and would be up to four times the work.
+MAX_GROWTH = 1_000
+# Most entries that the table may grow to; a text of other characters costs a look-up each after that.
+MAX_TABLE = 80_000
 
 # Nobody reads more than this backwards; it would double the work for every text.
 MAX_REVERSED = 1_000
@@ -31,7 +36,6 @@ _INVISIBLE_CATEGORIES = frozenset({"Mn", "Me", "Cf", "Cs", "Co", "Cn"})
 _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800\u17b4\u17b5\u034f")
 _KEPT_CONTROLS = frozenset("\t\n\r\x0b\x0c\x85")
 _OVERRIDE = re.compile("\u202e([^\u202c\n]*)")
-_PLAIN_OR_NOT = re.compile(r"([\t\n\r -~]+)|[^\t\n\r -~]+")
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 
 
@@ -96,25 +100,43 @@ def _fold_decomposed(char: str, category: str) -> str:
 
 
 class _Table(dict[int, str]):
-    """What each character folds to, found out when it is first met."""
+    """What each character folds to. Whatever is not in it when this module is loaded is a letter, or nothing."""
 
     def __missing__(self, code: int) -> str:
-        folded = _fold_char(chr(code))
+        char = chr(code)
+        if not char.isalpha():
+            return ""
         if len(self) < MAX_TABLE:
-            self[code] = folded
-        return folded
+            self[code] = char
+        return char
 
 
 _TABLE = _Table()
+# All but ideographs, Hangul and Yi, which are themselves, and what is private or not assigned.
 for _block in (
-    range(0x20),
-    range(0x7F, 0x2FFF),
-    range(0xFB00, 0x10000),
-    range(0x1D400, 0x1D800),
-    range(0x1F000, 0x1FB00),
+    range(0x3400),
+    range(0x4DC0, 0x4E00),
+    range(0xA490, 0xAC00),
+    range(0xF900, 0x10000),
+    range(0x10000, 0x17000),
+    range(0x18B00, 0x1FC00),
+    range(0x2F800, 0x2FA20),
 ):
     for _code in _block:
         _TABLE[_code] = _fold_char(chr(_code))
+
+
+def _pieces(text: str) -> list[str]:
+    """Return what each character of *text* folds to where it stands."""
+    pieces = list(map(_TABLE.__getitem__, map(ord, text)))
+    if sum(map(len, pieces)) > len(text) + MAX_GROWTH:
+        left = MAX_GROWTH
+        for place, piece in enumerate(pieces):
+            if len(piece) > 1:
+                if left <= 0:
+                    pieces[place] = next(filter(str.isalnum, piece), piece[0])
+                left -= len(piece) - 1
+    return pieces
 
 
 def is_plain(text: str) -> bool:
@@ -135,9 +157,22 @@ def fold(text: str) -> str:
     if is_plain(text):
         return text
     folded = text.translate(_TABLE)
+    if len(folded) <= len(text) + MAX_GROWTH and "\u202e" not in text:
+        return folded
+    return "".join(_read(text)[0])
+
+
+def _read(text: str) -> tuple[list[str], Sequence[int]]:
+    """Return what characters fold to, in the order in which they are read, and where each stands in *text*."""
+    pieces = _pieces(text)
+    if "\u202e" not in text:
+        return pieces, range(len(text))
+    places = list(range(len(text)))
     for start, end in _overridden(text):
-        folded += " " + text[start:end][::-1].translate(_TABLE)
-    return folded
+        backwards = range(end - 1, start - 1, -1)
+        pieces += [" ", *(pieces[place] for place in backwards)]
+        places += [start, *backwards]
+    return pieces, places
 
 
 def _overridden(text: str) -> Iterator[tuple[int, int]]:
@@ -154,41 +189,30 @@ def _overridden(text: str) -> Iterator[tuple[int, int]]:
 class Origin:
     """Where each character of a folded text came from."""
 
-    __slots__ = ("_starts", "_text")
+    __slots__ = ("_ends", "_places", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._starts = None if is_plain(text) else _starts_of(text)
+        self._ends: list[int] = []  # where what each character folds to ends in the folded text
+        self._places: Sequence[int] = ()
+        if not is_plain(text):
+            pieces, self._places = _read(text)
+            self._ends = list(accumulate(map(len, pieces)))
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Return the span of the original that became the folded characters from *start* to *end*.
 
         Marks and invisible characters behind the last character belong to it.
         """
-        if self._starts is None:
+        if not self._places:
             return start, end
-        origins = self._starts[start:end]
-        first, last = min(origins), max(origins) + 1
-        text = self._text
-        while last < len(text) and _TABLE[ord(text[last])] == "":
-            last += 1
-        return first, last
-
-
-def _starts_of(text: str) -> list[int]:
-    starts: list[int] = []
-    for run in _PLAIN_OR_NOT.finditer(text):
-        if run[1]:  # these fold to themselves
-            starts.extend(range(*run.span()))
-            continue
-        for index, char in enumerate(run[0], run.start()):
-            width = len(_TABLE[ord(char)])
-            if width == 1:
-                starts.append(index)
-            elif width:
-                starts.extend([index] * width)
-    for start, end in _overridden(text):
-        starts.append(start)  # the space that `fold` puts before it
-        for index in range(end - 1, start - 1, -1):
-            starts.extend([index] * len(_TABLE[ord(text[index])]))
-    return starts
+        text, ends, places = self._text, self._ends, self._places
+        first, last = bisect_right(ends, start), bisect_right(ends, end - 1)
+        if last < len(text):
+            low, high = places[first], places[last] + 1
+        else:  # some of it was read backwards
+            shown = [places[at] for at in range(first, last + 1) if not at or ends[at] > ends[at - 1]]
+            low, high = min(shown), max(shown) + 1
+        while high < len(text) and _TABLE[ord(text[high])] == "":
+            high += 1
+        return low, high

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from workers.moderation.batch import Batch
 from workers.moderation.findings import Finding, mask
 from workers.moderation.flood import FloodLimits, FloodMemory, shapes_of
-from workers.moderation.language import may_be
+from workers.moderation.language import may_be, scores
 from workers.moderation.links import LinkFinder, LinkPolicy
 from workers.moderation.patterns import PatternSet
 from workers.moderation.personal_data import PersonalData
@@ -46,7 +46,10 @@ def in_scope(scope: Scope, candidate: Candidate) -> bool:
         return False
     if scope.ticket_prefixes and not candidate.ticket_id.startswith(scope.ticket_prefixes):
         return False
-    return not scope.languages or any(may_be(candidate.text, language) for language in scope.languages)
+    if not scope.languages:
+        return True
+    score = scores(candidate.text)
+    return any(may_be(score, language) for language in scope.languages)
 
 
 def all_in_scope(scope: Scope, candidates: Sequence[Candidate]) -> Sequence[int]:
@@ -87,12 +90,12 @@ class TermsScanner(Scanner):
     def _scan_message(self, batch: Batch, message: int) -> Iterator[tuple[int, Finding]]:
         folded, candidate = batch.folded[message], batch.candidates[message]
         found: dict[int, dict[tuple[int, int], None]] = {}
-        spoken: dict[str, bool] = {}
+        score: dict[str, int] = {}
         for hit in self._index.find(folded, candidate.text):
             language = hit.term.language
-            if language and language not in spoken:
-                spoken[language] = may_be(candidate.text, language)
-            if not language or spoken[language]:
+            if language and not score:
+                score = scores(candidate.text)
+            if not language or may_be(score, language):
                 found.setdefault(hit.owner, {})[hit.start, hit.end] = None
         for number, places in found.items():
             rule = self._rules[number]
