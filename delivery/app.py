@@ -24,6 +24,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
+from delivery import memory, metrics
 from delivery.access import Access
 from delivery.backlog import Backlog
 from delivery.canary import Canary
@@ -47,6 +48,7 @@ from ticketwire.telemetry.health import Health
 log = logging.getLogger(__name__)
 
 ARCHIVE_CHECK_SECONDS = 2.0
+MEMORY_CHECK_SECONDS = 1.0
 CLOSES_PER_SECOND = 500  # so that the nodes that take our clients over are not stormed
 SHORTEST_WINDOW_S = 1.0  # that clients get to choose a moment from
 SHARE_FOR_CLOSES = 0.6  # of what is left until the deadline
@@ -143,6 +145,7 @@ async def open_node(settings: DeliverySettings, lifecycle: Lifecycle, health: He
             group.create_task(sockets.streams.beat(), name="stream heartbeat"),
             group.create_task(_watch_redis(bus, routes, canary, health), name="redis"),
             group.create_task(_watch_archive(archive, health), name="archive"),
+            group.create_task(_watch_memory(sockets, health), name="memory"),
         ]
         config = uvicorn_config(create_app(routes, settings), **server_options(sockets))
         try:
@@ -218,3 +221,21 @@ async def _watch_archive(archive: Archive, health: Health) -> None:
         except Unavailable as exc:
             health.set("archive", False, exc.detail)
         await asyncio.sleep(ARCHIVE_CHECK_SECONDS)
+
+
+async def _watch_memory(sockets: Sockets, health: Health) -> None:
+    """Take nobody new while this process uses more memory than it should; those who are here go on."""
+    door = memory.Door(memory.mark_bytes(sockets.settings.memory_limit, memory.container_limit()))
+    metrics.MEMORY_MARK.set(door.mark)
+    while True:
+        used = memory.resident_bytes()
+        if door.mark and used > door.mark * memory.REOPEN:
+            memory.give_back()
+            used = memory.resident_bytes()
+        metrics.MEMORY.set(used)
+        sentence = (
+            f"this node uses {used >> 20} MiB of memory, {door.mark >> 20} MiB allowed" if door.note(used) else ""
+        )
+        sockets.out_of_memory = sentence
+        health.set("memory", not sentence, sentence)
+        await asyncio.sleep(MEMORY_CHECK_SECONDS)

@@ -6,6 +6,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 SOCKETS = Gauge("delivery_sockets", "Open WebSockets")
 REFUSED = Counter("delivery_refused", "Handshakes refused, by HTTP status", ["status"])
+MEMORY = Gauge("delivery_memory_bytes", "Resident memory of this process")
+MEMORY_MARK = Gauge("delivery_memory_mark_bytes", "Above it newcomers are refused; 0: never")
 CLOSED = Counter("delivery_closed", "WebSockets closed by this node, by close code", ["code"])
 ROOMS = Gauge("delivery_rooms", "Tickets subscribed")
 EVENTS = Counter("delivery_events", "Events received from Redis, by what they were judged", ["verdict"])

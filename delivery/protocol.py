@@ -24,10 +24,12 @@ from delivery.heartbeat import Wheel
 from delivery.settings import DeliverySettings
 from delivery.sse import Streams
 from schemas.problems import PROBLEMS, SERVICE_RESTART
+from ticketwire.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
 EXTENSION = "ticketwire.socket"
+FULL_RETRY_S = 5  # what a full node asks newcomers to wait; another node may take them at once
 
 
 class Handler(Protocol):
@@ -56,11 +58,20 @@ class Sockets:
         self.settings = settings
         self.wheel = Wheel(settings.ping_seconds, settings.pong_seconds)
         self.draining = False
+        self.out_of_memory = ""  # why nobody new is taken while memory is above its mark
         self.streams = Streams(settings.ping_seconds)
 
     @property
-    def full(self) -> bool:
-        return len(self.wheel) + len(self.streams) >= self.settings.max_sockets
+    def refusal(self) -> Unavailable | None:
+        """Why no socket, stream or long poll can be taken now; None: one can."""
+        if self.draining:
+            return Unavailable("this node is stopping", "draining")
+        most = self.settings.max_sockets
+        if len(self.wheel) + len(self.streams) >= most:
+            return Unavailable(f"this node has all {most} sockets it may have", "node_full", FULL_RETRY_S)
+        if self.out_of_memory:
+            return Unavailable(self.out_of_memory, "node_full", FULL_RETRY_S)
+        return None
 
     async def beat(self) -> None:
         """Ping sockets and close dead ones until cancelled."""

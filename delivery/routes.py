@@ -181,11 +181,9 @@ class Routes:
         return EventStream(self._sockets.streams, self._replay, room, since, reset, lambda: self._rooms.release(room))
 
     def _make_sure_of_room(self) -> None:
-        if self._sockets.draining:
-            raise Unavailable("this node is stopping", "draining")
-        if self._sockets.full:
-            limit = self._settings.max_sockets
-            raise Unavailable(f"this node has all {limit} sockets it may have", "node_full", 5)
+        refusal = self._sockets.refusal
+        if refusal is not None:
+            raise refusal
 
     async def history(self, request: Request) -> Response:
         """`GET /tickets/{ticket}/messages?before=&after=&limit=&wait=`: oldest first, both bounds exclusive.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from delivery.heartbeat import SPOKES
+from delivery.memory import parse_limit
 from ticketwire.settings import SharedSettings
 
 
@@ -17,6 +18,11 @@ def _words(value: object) -> object:
     if not isinstance(value, str):
         return value
     return json.loads(value) if value.startswith("[") else tuple(value.replace(",", " ").split())
+
+
+def _memory(value: str) -> str:
+    parse_limit(value)
+    return value
 
 
 class DeliverySettings(BaseSettings):
@@ -41,6 +47,11 @@ class DeliverySettings(BaseSettings):
     chat_page: bool = Field(default=True, description="whether GET / shows the chat page")
 
     max_sockets: int = Field(default=20_000, ge=1, description="open sockets; more are refused with 503")
+    memory_limit: Annotated[str, AfterValidator(_memory)] = Field(
+        default="80%",
+        description="resident memory above which newcomers are refused with 503: bytes (512Mi), a share of the "
+        "container's limit, or 0 for none",
+    )
     max_header_bytes: int = Field(default=16_384, ge=1_024, description="request line and headers together")
     max_frame_bytes: int = Field(default=65_536, ge=1_024, description="of a client's message, fragments together")
     handshake_seconds: float = Field(default=10.0, gt=0, description="from connecting to a complete request")

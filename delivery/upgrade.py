@@ -63,12 +63,10 @@ class UpgradingHttp(LimitedHttp):
         # Break the cycle between parser and protocol: this object is garbage from here on, and there may be
         # thousands before the collector runs.
         self.parser = None  # type: ignore[assignment]  # as uvicorn does when the connection is lost
-        if self._sockets.draining:
-            self._refuse(503, "this node is stopping", (b"retry-after", b"1"))
-            return
-        if self._sockets.full:
-            limit = self._sockets.settings.max_sockets
-            self._refuse(503, f"this node has all {limit} sockets it may have", (b"retry-after", b"5"))
+        refusal = self._sockets.refusal
+        if refusal is not None:
+            after = str(refusal.retry_after_s).encode()
+            self._refuse(refusal.problem.status, refusal.detail, (b"retry-after", after))
             return
         headers = Headers()
         for name, value in self.headers:

@@ -41,6 +41,7 @@ def test_origins_are_a_list_of_words(monkeypatch: pytest.MonkeyPatch, text: str)
         ("DELIVERY_CANARY_SECONDS", "9", "must be more than DELIVERY_CANARY_SECONDS, which is 9"),
         ("DELIVERY_COALESCE_MS", "26", "DELIVERY_COALESCE_MS is '26': Input should be less than or equal to 25"),
         ("DELIVERY_COALESCE_MS", "-1", "DELIVERY_COALESCE_MS is '-1': Input should be greater than or equal to 0"),
+        ("DELIVERY_MEMORY_LIMIT", "lots", "DELIVERY_MEMORY_LIMIT is 'lots': must be a share of the container's limit"),
         ("DELIVERY_MAX_SOCKETS", "0", "DELIVERY_MAX_SOCKETS is '0'"),
         ("DELIVERY_ORIGINS", "[broken", "DELIVERY_ORIGINS is '[broken'"),
     ],
