@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import groupby
 
 from workers.moderation.checksums import (
@@ -72,9 +73,14 @@ def _windows(groups: list[Place]) -> Iterator[Place]:
         if size in _CARD_DIGITS:
             yield first, first + 1
         elif size in (4, 6, 8):
-            for count in (5, 4, 3, 2):
-                if first + count <= len(sizes) and tuple(sizes[first : first + count]) in _CARD_SHAPES:
-                    yield first, first + count
+            for count in _card_groups(tuple(sizes[first : first + 5])):
+                yield first, first + count
+
+
+@lru_cache(maxsize=4_096)
+def _card_groups(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return of how many groups a card number may be, where groups have these *sizes*."""
+    return tuple(count for count in (5, 4, 3, 2) if count <= len(sizes) and sizes[:count] in _CARD_SHAPES)
 
 
 def _is_fraction(text: str, start: int, end: int, groups: int) -> bool:
@@ -164,7 +170,7 @@ def find_national_ids(text: str, kinds: frozenset[str]) -> Iterator[Place]:
         for match in pattern.finditer(text):
             if name == "in_aadhaar" and not _AADHAAR.search(text, max(0, match.start() - 40), match.start()):
                 continue
-            if check("".join(char for char in match[0] if char.isalnum())):
+            if check(match[0].translate(_NO_SEPARATORS)):
                 yield match.span()
     if "us_ssn" in kinds:
         for match in _CUED_SSN.finditer(text):

@@ -7,6 +7,8 @@ Receita Federal (CPF), UIDAI (Aadhaar, Verhoeff 1969).
 
 from __future__ import annotations
 
+from operator import mul
+
 from workers.moderation.wordsets import words
 
 _DOUBLED = bytes((2 * digit) % 9 if digit != 9 else 9 for digit in range(10)) + bytes(246)
@@ -88,9 +90,10 @@ def brazilian_cpf(digits: str) -> bool:
     """Check both check digits of a CPF of 11 digits."""
     if len(set(digits)) == 1:
         return False
+    values = digits.encode().translate(_TO_VALUES)
     for size in (9, 10):
-        total = sum(int(digit) * weight for digit, weight in zip(digits, range(size + 1, 1, -1), strict=False))
-        if int(digits[size]) != total * 10 % 11 % 10:
+        total = sum(map(mul, values, range(size + 1, 1, -1)))
+        if values[size] != total * 10 % 11 % 10:
             return False
     return True
 
@@ -141,11 +144,13 @@ _CF_ODD = dict(
 )
 
 
+_CF_EVEN = {char: int(char, 36) - 10 * char.isalpha() for char in _CF_ODD}
+
+
 def italian_code(compact: str) -> bool:
     """Check the last letter of an Italian codice fiscale of 16 characters."""
     compact = compact.upper()
-    total = sum(_CF_ODD[char] for char in compact[0:15:2])
-    total += sum(int(char, 36) - 10 * char.isalpha() for char in compact[1:15:2])
+    total = sum(map(_CF_ODD.__getitem__, compact[0:15:2])) + sum(map(_CF_EVEN.__getitem__, compact[1:15:2]))
     return chr(ord("A") + total % 26) == compact[15]
 
 

@@ -161,6 +161,7 @@ class LinkFinder:
         self._policy = policy
         # The same hosts come again and again; what a host deserves does not depend on the message.
         self._host_flag = lru_cache(maxsize=4_096)(self._judge_host)
+        registrable("example.com")  # the first one reads the snapshot: not in the middle of a batch
         self._brands = {skeleton(domain.partition(".")[0]).replace(" ", ""): domain for domain in policy.brands}
 
     def suspects(self, joined: Joined) -> Sequence[int]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import phonenumbers
 
+from workers.moderation.linear import Linear
 from workers.moderation.wordsets import words
 
 Place = tuple[int, int]
@@ -35,12 +36,12 @@ _OTHER = re.compile(
     r"|(?<![0-9])[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?![0-9])"
 )
 # Words that say what a number is, when it is not a phone number.
-_REFERENCE = re.compile(
+_REFERENCE = Linear(
     r"(?:order|ref|reference|tracking|track|invoice|case|ticket|id|serial|sku|account|acct|part|model|barcode|isbn"
     r"|booking|confirmation|policy|imei|upc|ean|asin|version|build|parcel|shipment|transaction|txn|receipt|customer"
     r"|member|membership|licen[cs]e|registration|vat|claim|coupon|voucher|code|item|product|po|rma|awb|batch|lot"
     r"|session|build|release|balance|total|amount|paid|price|cost|usd|eur|gbp|[$#\x02-\x07])s?"
-    r"(?:[ .:#'\"()=-]|\b(?:no|nr|num|number|code|id|is|was|nos|of|my|the|for)\b){0,8}$"
+    r"(?:[ .:#'\"()=-]|\b(?:no|nr|num|number|code|id|is|was|nos|of|my|the|for)\b){0,8}\n?$"
 )
 
 
@@ -48,10 +49,22 @@ _NANP = frozenset({"US", "CA", "PR", "DO", "JM", "BS", "TT"})
 _NANP_SHAPES = ((3, 3, 4), (10,), (1, 3, 3, 4), (11,), (3, 7), (6, 4), (1, 3, 7), (3, 3, 2, 2))
 # Regions in which a national number is written with a 0 before it; without one it is not one.
 _WITH_TRUNK = words("GB DE FR NL BE AT CH SE FI IE AU NZ JP KR ZA IN TR UA RO BG HR RS SI SK ID MY TH IL EG")
-_NANP_FIRST = frozenset(shape[0] for shape in _NANP_SHAPES) | frozenset(range(16, 32))  # 16 on: spelled out
 _MOST_GROUPS = 8
 # Five or more single digits in a row are one number that was spelled out.
 _GROUP_OR_SPELLED = re.compile(r"(?<![0-9])[0-9](?:[ .\-/()]{1,3}[0-9](?![0-9])){4,}|[0-9]+")
+
+
+@lru_cache(maxsize=4_096)
+def _nanp_groups(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return of how many groups a North American number may be, where groups have these *sizes*.
+
+    More than 15 digits are ones that were spelled out, the first ten of which may be it.
+    """
+    return tuple(
+        len(shape)
+        for shape in _NANP_SHAPES
+        if sizes[: len(shape)] == shape or (shape == (10,) and sizes[0] > _DIGITS[-1])
+    )
 
 
 def load_plans() -> None:
@@ -130,16 +143,20 @@ class _Run:
     def may_begin(self) -> bool:
         """Say, cheaply, whether there may be `readings` at all: fractions and dates are thousands of groups."""
         first = self.first
+        size = self._sizes[first]
         return (
-            self._plus
-            or self._sizes[first] in _NANP_FIRST
-            or (self._sizes[first] > 1 and (self._without_trunk or self.text[self.groups[first][0]] == "0"))
+            bool(self._nanp_regions and _nanp_groups(self._sizes[first : first + 4]))
+            or (size > 1 and (self._without_trunk or self.text[self.groups[first][0]] == "0"))
+            or (self._plus and self._behind_plus(self.groups[first][0]))
         )
+
+    def _behind_plus(self, start: int) -> bool:
+        return self.text[max(0, start - 2) : start].rstrip("(").endswith("+")
 
     def readings(self) -> Iterator[Reading]:
         """Yield the ways in which groups from `first` on may be a phone number, before any is looked up."""
         start = self.groups[self.first][0]
-        if self.text[max(0, start - 2) : start].rstrip("(").endswith("+"):
+        if self._plus and self._behind_plus(start):
             yield from ((last, "+" + digits, None) for last, digits in self._stretches())
             return
         found = [*self._national(), *self._nanp()]
@@ -171,13 +188,10 @@ class _Run:
 
     def _nanp(self) -> Iterator[Reading]:
         """Yield the North American number at `first`: area and exchange never begin with 0 or 1."""
-        sizes = self._sizes[self.first : self.first + 4]
-        if not self._nanp_regions or sizes[0] not in _NANP_FIRST:
+        if not self._nanp_regions:
             return
-        for shape in _NANP_SHAPES:
-            if sizes[: len(shape)] != shape and not (shape == (10,) and sizes[0] > _DIGITS[-1]):
-                continue
-            last = self.first + len(shape)
+        for groups in _nanp_groups(self._sizes[self.first : self.first + 4]):
+            last = self.first + groups
             digits = self._digits(last)
             ten = digits[1:] if len(digits) == 11 and digits[0] == "1" else digits
             if len(ten) == 10 and ten[0] in "23456789" and ten[3] in "23456789":
@@ -187,7 +201,7 @@ class _Run:
     def _believed(self, start: int) -> bool:
         """Say whether what stands before the digits allows a phone number: no order number, code or data."""
         before = self.text[max(0, start - 40) : start]
-        if _REFERENCE.search(before.lower()) or _CODE_BEFORE.search(before):
+        if _REFERENCE.first(before.lower().encode()) >= 0 or _CODE_BEFORE.search(before):
             return False
         size = self._sizes[self.first]
         if size < _DIGITS[0]:
