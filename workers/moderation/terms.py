@@ -39,6 +39,7 @@ MAX_HITS = 40
 MAX_LOOKED_AT = 100
 # In words that were spelled out without gaps between them, terms are looked for in so many letters.
 MAX_SPELLED_LETTERS = 300
+MAX_SPELLED_TERM = 14
 
 
 @dataclass(slots=True)
@@ -92,6 +93,7 @@ class TermIndex:
         for owner, term in entries:
             self._add(owner, term, expand)
         self._texts = list(self._patterns)
+        self._beginnings = {text[1:5] for text in self._texts if text[0] == " "}
         self._search = _automaton(self._texts)
         phrases = [text for text in self._texts if " " in text.strip()]
         self._words = _bytes_automaton([text for text in self._texts if " " not in text.strip()])
@@ -194,9 +196,18 @@ class TermIndex:
             if not word:
                 return
             sighting = Sighting([word], search.folded, span, search.mixed, Reading.SPELLED)
-            for part in _parts(word):
+            for part in self._parts(word):
                 for pattern in self._patterns.get(f" {part} ", ()) or self._patterns.get(f" {part}", ()):
                     search.look(sighting, pattern)
+
+    def _parts(self, word: str) -> Iterator[str]:
+        """Yield the stretches of a word that was spelled out in which a term may lie, also squeezed."""
+        if len(word) <= MAX_SPELLED_TERM:
+            yield word
+        for text in dict.fromkeys((word, squeeze(word))):
+            for at in range(len(text) - 3):
+                if text[at : at + 4] in self._beginnings:
+                    yield from (text[at:end] for end in range(at + 4, min(at + MAX_SPELLED_TERM, len(text)) + 1))
 
     def _without_allowed(self, found: list[FoundTerm], plain: View) -> list[FoundTerm]:
         if not found or not self._allowed_texts:
@@ -268,11 +279,3 @@ def _broken(word: str) -> Iterator[str]:
         for places in combinations(range(1, len(word)), cuts):
             edges = [0, *places, len(word)]
             yield " ".join(word[a:b] for a, b in pairwise(edges))
-
-
-def _parts(word: str) -> set[str]:
-    """Return the stretches of a word that was spelled out in which a term may lie, also squeezed."""
-    parts = {word} if len(word) <= 14 else set()
-    for text in {word, squeeze(word)}:
-        parts |= {text[at : at + size] for at in range(len(text)) for size in range(4, 15) if at + size <= len(text)}
-    return parts
