@@ -14,6 +14,7 @@ const BACKOFF_BASE_MS = 500;
 const BACKOFF_CAP_MS = 20_000;
 const PAGE = 50;
 const TYPING_EVERY_MS = 2_500;
+const utf8 = new TextEncoder();
 export const TICKET_PATTERN = "[A-Za-z0-9._@\\-]{1,128}";
 
 /** Full jitter: clients that lost the same node do not come back in one wave. */
@@ -103,7 +104,7 @@ export class TicketClient {
     }
     const socket = (this.socket = new WebSocket(`${this.base.replace(/^http/, "ws")}/`, SUBPROTOCOL));
     socket.onopen = () => this.say([this.session.connect(this.identity)]);
-    socket.onmessage = ({ data }) => this.socket === socket && this.take(JSON.parse(data));
+    socket.onmessage = ({ data }) => this.socket === socket && this.take(data);
     socket.onclose = ({ code, reason }) => {
       if (this.socket !== socket || this.stopped) return;
       this.lost();
@@ -137,9 +138,9 @@ export class TicketClient {
     for (const frame of frames) this.socket.send(JSON.stringify(frame));
   }
 
-  take(frame) {
+  take(text) {
     this.heard();
-    const { deliver, send, reconnectWithinMs } = this.session.receive(frame);
+    const { deliver, send, reconnectWithinMs } = this.session.receive(JSON.parse(text), utf8.encode(text).length);
     for (const one of deliver) this.deliver(one);
     this.say(send);
     this.timeAcks();

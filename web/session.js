@@ -6,6 +6,7 @@ import { compareIds } from "./feed.js";
 export const SUBPROTOCOL = "ticketwire.v1";
 export const EVENTS = new Set(["message", "message_updated", "message_deleted"]);
 export const QUIET_ACK_MS = 200; // after a pause the first event is acknowledged this soon
+export const HEAD_BYTES = 4; // of an event's WebSocket frame, which the server counts too
 
 /** A message's own id; for a change its place in the log. */
 export const positionOf = (event) => (event.type === "message" ? event.message_id : event.event_id);
@@ -17,8 +18,10 @@ export class Session {
   constructor() {
     this.tickets = new Map();
     this.window = 512;
+    this.windowBytes = 524_288;
     this.intervalMs = 5_000;
     this.pending = 0; // events handled and not acknowledged
+    this.pendingBytes = 0;
     this.pendingSinceMs = 0;
     this.ackedMs = -Infinity;
     this.connected = false;
@@ -31,7 +34,7 @@ export class Session {
   /** The first frame of a new socket, which resumes every ticket. */
   connect(identity) {
     this.connected = false;
-    this.pending = 0;
+    this.pending = this.pendingBytes = 0;
     const resume = {};
     for (const [name, ticket] of this.tickets) {
       Object.assign(ticket, { asked: true, handled: null, delivered: [] });
@@ -52,14 +55,18 @@ export class Session {
     return known && this.connected ? [{ type: "unsubscribe", ticket_id: ticket }] : [];
   }
 
-  /** Take a frame: { deliver, send, reconnectWithinMs }. Unknown types are delivered: a newer server may send them. */
-  receive(frame) {
+  /**
+   * Take a frame, whose text has `size` bytes: { deliver, send, reconnectWithinMs }.
+   * Unknown types are delivered: a newer server may send them.
+   */
+  receive(frame, size) {
     const ticket = this.tickets.get(frame.ticket_id);
-    if (EVENTS.has(frame.type)) return this.event(frame, ticket);
+    if (EVENTS.has(frame.type)) return this.event(frame, ticket, size + HEAD_BYTES);
     switch (frame.type) {
       case "connected":
         this.connected = true;
-        [this.window, this.intervalMs] = [frame.ack_window, frame.ack_ms];
+        [this.window, this.windowBytes] = [frame.ack_window, frame.ack_bytes];
+        this.intervalMs = frame.ack_ms;
         break;
       case "subscribed":
         if (ticket) Object.assign(ticket, { asked: false, at: frame.position, handled: null, delivered: [] });
@@ -75,7 +82,7 @@ export class Session {
     return outcome([frame]);
   }
 
-  event(frame, ticket) {
+  event(frame, ticket, size) {
     if (!ticket || ticket.asked || ticket.at === null) return outcome();
     const at = positionOf(frame);
     if (compareIds(at, ticket.at) <= 0) return outcome(); // at-least-once makes repeats normal
@@ -84,7 +91,7 @@ export class Session {
       return outcome([], [{ type: "subscribe", ticket_id: frame.ticket_id, since: ticket.at }]);
     }
     ticket.at = at;
-    ticket.delivered.push(at);
+    ticket.delivered.push({ at, size });
     return outcome([frame]);
   }
 
@@ -92,18 +99,23 @@ export class Session {
   handled(ticket, position, nowMs) {
     const known = this.tickets.get(ticket);
     if (!known || known.asked) return;
-    while (known.delivered.length && compareIds(known.delivered[0], position) <= 0) {
-      known.handled = known.delivered.shift();
+    while (known.delivered.length && compareIds(known.delivered[0].at, position) <= 0) {
+      const { at, size } = known.delivered.shift();
+      known.handled = at;
       if (this.pending++ === 0) this.pendingSinceMs = nowMs;
+      this.pendingBytes += size;
     }
   }
 
   /** When `acks` should be called; null while there is nothing to acknowledge. */
   ackDueMs() {
     if (this.pending === 0) return null;
-    let open = 0;
-    for (const ticket of this.tickets.values()) open += ticket.delivered.length;
-    if (this.pending * 2 >= this.window || this.pending + open >= this.window) return this.pendingSinceMs;
+    if (this.pending * 2 >= this.window || this.pendingBytes * 2 >= this.windowBytes) return this.pendingSinceMs;
+    // The server waits for us, or soon will, while the application is busy with the rest.
+    let [open, bytes] = [this.pending, this.pendingBytes];
+    for (const ticket of this.tickets.values())
+      for (const { size } of ticket.delivered) [open, bytes] = [open + 1, bytes + size];
+    if (open >= this.window || bytes >= this.windowBytes) return this.pendingSinceMs;
     return Math.max(this.pendingSinceMs + QUIET_ACK_MS, this.ackedMs + this.intervalMs);
   }
 
@@ -115,7 +127,8 @@ export class Session {
       frames.push({ type: "ack", ticket_id: name, position: ticket.handled });
       ticket.handled = null;
     }
-    if (frames.length) [this.pending, this.ackedMs] = [0, nowMs];
+    this.pending = this.pendingBytes = 0;
+    if (frames.length) this.ackedMs = nowMs;
     return frames;
   }
 }

@@ -15,7 +15,7 @@ for (const { name, steps } of vectors("conversations")) {
     for (const [number, step] of steps.entries()) {
       const where = `step ${number}: ${JSON.stringify(step)}`;
       if (step.receive) {
-        const { deliver, send, reconnectWithinMs } = session.receive(step.receive);
+        const { deliver, send, reconnectWithinMs } = session.receive(step.receive, step.size ?? 50);
         assert.deepEqual(deliver, step.deliver, where);
         assert.deepEqual(send, step.send, where);
         assert.equal(reconnectWithinMs, step.reconnect ?? null, where);
@@ -32,7 +32,7 @@ for (const { name, steps } of vectors("conversations")) {
 
 test("golden frames of the server are taken without complaint", () => {
   for (const frame of vectors("frames").server) {
-    const { deliver, send } = new Session().receive(frame);
+    const { deliver, send } = new Session().receive(frame, 50);
     assert.ok(Array.isArray(deliver) && Array.isArray(send), frame.type);
     if (EVENTS.has(frame.type)) assert.deepEqual(deliver, [], "an event of a ticket that was not subscribed");
   }

@@ -6,21 +6,22 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
 
 from schemas.frames import SUBPROTOCOL
-from ticketwire.client.sender import Sender, Unsent, backoff
+from ticketwire.client.sender import RETRY_STATUS, Sender, Unsent, backoff
 from ticketwire.client.tracker import EVENTS, Frame, Tracker, position_of
 
 STOP_CODES = range(4500, 5000)
+_LONGEST_REASON = 200  # bytes of a refusal that are shown
 STEADY_S = 10.0  # a connection that lasted so long starts the backoff anew
 
 
@@ -109,8 +110,9 @@ class Client:
         self._answers: dict[int, asyncio.Future[Frame]] = {}
         self._next_id = 1
         self._ack_timer: asyncio.TimerHandle | None = None
-        self._saying: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
         self._run: asyncio.Task[None] | None = None
+        self._stopped: Stopped | None = None
         self.connected = asyncio.Event()
         self.notices: asyncio.Queue[Frame] = asyncio.Queue(maxsize=1_000)  # typing, receipts, presence; oldest go first
         self.connections = 0  # how often it has connected
@@ -124,15 +126,14 @@ class Client:
     ) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        """Acknowledge what was handled, and go. Ends all iterations."""
+    async def close(self) -> list[Unsent]:
+        """Acknowledge what was handled, and go. Ends all iterations; returns what no server has accepted."""
         await self._acknowledge()
         if self._run is not None:
             self._run.cancel()
-            await asyncio.gather(self._run, return_exceptions=True)
+            await asyncio.gather(self._run, *self._tasks, return_exceptions=True)
         self._end(None)
-        if self._sender is not None:
-            await self._sender.close()
+        return await self._sender.close() if self._sender is not None else []
 
     # --- what one does with it
 
@@ -141,6 +142,8 @@ class Client:
         if ticket in self._subscriptions:
             raise ValueError(f"ticket {ticket} is subscribed already")
         found = self._subscriptions[ticket] = Subscription(self, ticket)
+        if self._stopped is not None:
+            found.put(self._stopped)
         self._say_soon(self._tracker.subscribe(ticket, since))
         return found
 
@@ -167,9 +170,9 @@ class Client:
     async def request(self, kind: str, **fields: Any) -> Frame:
         """Send a request and return its answer, such as `history` or `presence`; an `error` frame is an answer too.
 
-        Raises ConnectionError when the connection is lost meanwhile.
+        Raises ConnectionError when the connection is lost meanwhile, Stopped when there will be none any more.
         """
-        await self.connected.wait()
+        await self._up()
         number, self._next_id = self._next_id, self._next_id + 1
         future: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._answers[number] = future
@@ -178,6 +181,20 @@ class Client:
             return await future
         finally:
             self._answers.pop(number, None)
+
+    async def _up(self) -> None:
+        """Wait until connected."""
+        if self.connected.is_set():
+            return
+        if self._run is None:
+            raise ConnectionError("the client was not opened: use it with `async with`")
+        up = asyncio.ensure_future(self.connected.wait())
+        try:
+            await asyncio.wait({up, self._run}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            up.cancel()
+        if not self.connected.is_set():
+            raise self._stopped or ConnectionError("the client is closed")
 
     async def tell(self, kind: str, **fields: Any) -> None:
         """Send what is not answered: `read`, `typing`. Lost if there is no connection at the moment."""
@@ -192,50 +209,76 @@ class Client:
 
     async def _keep_up(self) -> None:
         attempt = 0
-        while True:
-            began, wait = time.monotonic(), None
-            try:
-                wait = await self._one_connection()
-            except Stopped as exc:
-                self._end(exc)
-                return
-            except (OSError, TimeoutError, ConnectionClosed, InvalidHandshake):
-                pass
-            finally:
-                self._lost()
-            if wait is None:
-                attempt = 0 if time.monotonic() - began > STEADY_S else attempt + 1
-                wait = backoff(attempt, self._rng)
-            await asyncio.sleep(wait)
+        try:
+            while True:
+                began, wait = time.monotonic(), None
+                try:
+                    wait = await self._one_connection()
+                except (OSError, TimeoutError, ConnectionClosed, InvalidHandshake):
+                    pass
+                finally:
+                    self._lost()
+                if wait is None:
+                    attempt = 0 if time.monotonic() - began > STEADY_S else attempt + 1
+                    wait = backoff(attempt, self._rng)
+                await asyncio.sleep(wait)
+        except Stopped as exc:
+            self._end(exc)
+        except Exception as exc:  # nobody waits for this task: say it to those who wait for events
+            self._end(Stopped(0, f"fault: {exc!r}"))
+            raise
 
     async def _one_connection(self) -> float | None:
         """Hold one connection to its end; return how long to wait before the next, None for a backoff."""
+        socket = await self._connect()
+        loop, move_at = asyncio.get_running_loop(), None
+        moving = False
         try:
-            self.urls.append(self.urls.pop(0))
-            socket = await connect(
-                self.urls[-1], subprotocols=[Subprotocol(SUBPROTOCOL)], compression=None, max_size=None
-            )
-        except InvalidURI as exc:
-            raise Stopped(0, str(exc)) from exc
-        async with socket:
             self._socket = socket
             self.connections += 1
             await self._say([self._tracker.connect(**self._identity)])
             try:
-                async for text in socket:
-                    within_ms = await self._take(json.loads(text))
-                    if within_ms is not None:
+                while True:
+                    async with asyncio.timeout_at(move_at):
+                        data = await socket.recv(decode=False)
+                    within_ms = await self._take(json.loads(data), len(data))
+                    if within_ms is not None and move_at is None:
                         await self._acknowledge()
-                        return self._rng.uniform(0, within_ms / 1000)
+                        move_at = loop.time() + self._rng.uniform(0, within_ms / 1000)
+            except TimeoutError:
+                # It was read until now, so nothing is late. Not a goodbye (1000): one's presence is to stay.
+                await self._acknowledge()
+                moving = True
+                self._background(socket.close(1001, "going to another node"))
+                return 0.0
             except ConnectionClosed:
                 pass
             code = socket.close_code or 1006
             if code in STOP_CODES:
                 raise Stopped(code, socket.close_reason or "")
             return None
+        finally:
+            if not moving:
+                await socket.close()
 
-    async def _take(self, frame: Frame) -> int | None:
-        outcome = self._tracker.receive(frame)
+    async def _connect(self) -> ClientConnection:
+        """Open a socket to the next URL. Raises Stopped when it will never be one."""
+        self.urls.append(self.urls.pop(0))
+        try:
+            return await connect(
+                self.urls[-1], subprotocols=[Subprotocol(SUBPROTOCOL)], compression=None, max_size=None
+            )
+        except InvalidURI as exc:
+            raise Stopped(0, str(exc)) from exc
+        except InvalidStatus as exc:
+            status = exc.response.status_code
+            if 400 <= status < 500 and status not in RETRY_STATUS:
+                body = exc.response.body or b""
+                raise Stopped(status, body[:_LONGEST_REASON].decode(errors="replace")) from exc
+            raise
+
+    async def _take(self, frame: Frame, size: int) -> int | None:
+        outcome = self._tracker.receive(frame, size)
         for one in outcome.deliver:
             self._deliver(one)
         await self._say(outcome.send)
@@ -277,6 +320,7 @@ class Client:
         self._answers.clear()
 
     def _end(self, why: Stopped | None) -> None:
+        self._stopped = why
         for subscription in self._subscriptions.values():
             subscription.put(why)
 
@@ -291,9 +335,12 @@ class Client:
 
     def _say_soon(self, frames: list[Frame]) -> None:
         if frames:
-            task = asyncio.ensure_future(self._say(frames))
-            self._saying.add(task)
-            task.add_done_callback(self._saying.discard)
+            self._background(self._say(frames))
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _time_acks(self) -> None:
         due = self._tracker.ack_due_ms()

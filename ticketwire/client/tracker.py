@@ -15,6 +15,7 @@ Frame = dict[str, Any]
 
 EVENTS = ("message", "message_updated", "message_deleted")
 QUIET_ACK_MS = 200  # after a pause the first event is acknowledged this soon: others see that it was delivered
+HEAD_BYTES = 4  # of an event's WebSocket frame, which the server counts too
 
 
 def position_of(event: Frame) -> str:
@@ -25,7 +26,8 @@ def position_of(event: Frame) -> str:
 @dataclass(slots=True)
 class _Ticket:
     at: str | None  # None: from wherever the server has this device, or from now on
-    delivered: deque[str] = field(default_factory=deque)  # positions that the application has not done with
+    # Position and size of what the application has not done with.
+    delivered: deque[tuple[str, int]] = field(default_factory=deque)
     handled: str | None = None  # what may be acknowledged; None: nothing new
     asked: bool = False  # a subscribe is under way: events before its answer belong to nothing
 
@@ -45,8 +47,9 @@ class Tracker:
     def __init__(self) -> None:
         self._tickets: dict[str, _Ticket] = {}
         self._window = 512
+        self._window_bytes = 524_288
         self._interval_ms = 5_000
-        self._handled = 0  # events that may be acknowledged
+        self._handled = self._handled_bytes = 0  # events that may be acknowledged
         self._handled_since_ms = 0.0
         self._acked_ms = float("-inf")
         self.connected = False
@@ -61,7 +64,8 @@ class Tracker:
 
     def connect(self, **identity: Any) -> Frame:
         """Return the first frame of a new socket, which resumes every ticket."""
-        self.connected, self._handled = False, 0
+        self.connected = False
+        self._handled = self._handled_bytes = 0
         for ticket in self._tickets.values():
             ticket.asked, ticket.handled = True, None
             ticket.delivered.clear()
@@ -88,14 +92,18 @@ class Tracker:
 
     # --- what the server says
 
-    def receive(self, frame: Frame) -> Outcome:
-        """Take a frame. Unknown types are passed to the application: a newer server may send them."""
+    def receive(self, frame: Frame, size: int) -> Outcome:
+        """Take a frame, whose text has *size* bytes.
+
+        Unknown types are passed to the application: a newer server may send them.
+        """
         kind, ticket = frame["type"], self._tickets.get(frame.get("ticket_id", ""))
         if kind in EVENTS:
-            return self._event(frame, ticket)
+            return self._event(frame, ticket, size + HEAD_BYTES)
         if kind == "connected":
             self.connected = True
-            self._window, self._interval_ms = frame["ack_window"], frame["ack_ms"]
+            self._window, self._window_bytes = frame["ack_window"], frame["ack_bytes"]
+            self._interval_ms = frame["ack_ms"]
             return Outcome([frame])
         if kind == "subscribed":
             if ticket is not None:
@@ -112,7 +120,7 @@ class Tracker:
             return Outcome(reconnect_within_ms=frame["within_ms"])
         return Outcome([frame])
 
-    def _event(self, frame: Frame, ticket: _Ticket | None) -> Outcome:
+    def _event(self, frame: Frame, ticket: _Ticket | None, size: int) -> Outcome:
         if ticket is None or ticket.asked or ticket.at is None:
             return Outcome()
         at = position_of(frame)
@@ -122,7 +130,7 @@ class Tracker:
             ticket.asked = True
             return Outcome(send=[{"type": "subscribe", "ticket_id": frame["ticket_id"], "since": ticket.at}])
         ticket.at = at
-        ticket.delivered.append(at)
+        ticket.delivered.append((at, size))
         return Outcome([frame])
 
     # --- acknowledging
@@ -133,18 +141,22 @@ class Tracker:
         if known is None or known.asked:
             return
         end = MessageId.parse(position)
-        while known.delivered and MessageId.parse(known.delivered[0]) <= end:
-            known.handled = known.delivered.popleft()
+        while known.delivered and MessageId.parse(known.delivered[0][0]) <= end:
+            known.handled, size = known.delivered.popleft()
             if not self._handled:
                 self._handled_since_ms = now_ms
             self._handled += 1
+            self._handled_bytes += size
 
     def ack_due_ms(self) -> float | None:
         """Return when `acks` should be called; None while there is nothing to acknowledge."""
         if not self._handled:
             return None
-        open_ones = sum(len(ticket.delivered) for ticket in self._tickets.values())
-        if self._handled * 2 >= self._window or self._handled + open_ones >= self._window:
+        if self._handled * 2 >= self._window or self._handled_bytes * 2 >= self._window_bytes:
+            return self._handled_since_ms
+        # The server waits for us, or soon will, while the application is busy with the rest.
+        unhandled = [size for ticket in self._tickets.values() for _, size in ticket.delivered]
+        if self._handled + len(unhandled) >= self._window or self._handled_bytes + sum(unhandled) >= self._window_bytes:
             return self._handled_since_ms
         return max(self._handled_since_ms + QUIET_ACK_MS, self._acked_ms + self._interval_ms)
 
@@ -155,6 +167,7 @@ class Tracker:
             if ticket.handled is not None:
                 frames.append({"type": "ack", "ticket_id": name, "position": ticket.handled})
                 ticket.handled = None
+        self._handled = self._handled_bytes = 0
         if frames:
-            self._handled, self._acked_ms = 0, now_ms
+            self._acked_ms = now_ms
         return frames

@@ -12,6 +12,7 @@ from tests.integration.delivery.conftest import StartTier
 from tests.integration.delivery.harness import Tier
 from tests.until import scaled, until
 from ticketwire.client.client import Client, Event, Stopped, Subscription
+from ticketwire.client.tracker import Frame
 
 
 async def read(subscription: Subscription, found: list[Event]) -> None:
@@ -138,4 +139,65 @@ async def test_clients_of_a_node_that_stops_come_back_elsewhere(start_tier: Star
         await draining
         await until(lambda: all(len(texts(one)) == 11 for one in found))
         assert all(texts(one) == ["first", *map(str, range(10))] for one in found)
-        assert len(other.node.clients) == 20
+        await until(lambda: len(other.node.clients) == 20)
+
+
+async def test_moving_to_another_node_is_no_goodbye(start_tier: StartTier) -> None:
+    """The others in the ticket do not see somebody leave who only goes to another node, and miss no message either."""
+    old, new = await start_tier(), await start_tier()
+    async with Client(new.http, user="ben") as ben, Client(old.http, user="anna") as anna, AsyncExitStack() as stack:
+        found: list[Event] = []
+        for client in (ben, anna):
+            subscription = client.subscribe("7", since="0-0")
+            await anext(subscription)  # caught_up
+            await client.request("presence", ticket_id="7", state="online")
+        task = asyncio.create_task(read(subscription, found))
+        stack.callback(task.cancel)
+        anna.urls = [new.url + "/"]
+        draining = asyncio.create_task(drain(old.node, scaled(2)))
+        await old.worker.send("7", "meanwhile")
+        await until(lambda: len(new.node.clients) == 2)
+        await anna.request("presence", ticket_id="7", activity="replying")
+        await draining
+        await until(lambda: texts(found) == ["meanwhile"])
+        told: list[Frame] = []
+        while not any("activity" in member for frame in told for member in frame["members"]):
+            frame = await asyncio.wait_for(ben.notices.get(), scaled(10))
+            told += [frame] if frame["type"] == "presence_diff" else []
+        assert [frame["left"] for frame in told if frame["left"]] == []
+
+
+async def test_large_messages_do_not_wait_for_the_clock(start_tier: StartTier) -> None:
+    """The window counts bytes too: a client that counted messages alone would wait five seconds for each window."""
+    tier = await start_tier(ack_bytes=20_000, ack_interval_ms=60_000)
+    sent = [tier.worker.make("7", "x" * 7_000) for _ in range(50)]
+    await tier.worker.archive_all(sent)
+    await tier.worker.confirm(sent, archived=False)
+    async with Client(tier.http, user="anna") as client:
+        found: list[Event] = []
+        task = asyncio.create_task(read(client.subscribe("7", since="0-0"), found))
+        await until(lambda: len(texts(found)) == 50)
+        task.cancel()
+
+
+async def test_a_refused_handshake_is_the_end(tier: Tier) -> None:
+    """404 will be 404 the next time: iterations and requests say so, those that begin later too."""
+    async with Client(tier.http, user="anna") as client:
+        client.urls = [f"{tier.url}/nowhere"]
+        with pytest.raises(Stopped, match=r"404 .*there is no socket at '/nowhere'"):
+            await anext(client.subscribe("7"))
+        with pytest.raises(Stopped):
+            await anext(client.subscribe("8"))
+        with pytest.raises(Stopped):
+            await client.request("history", ticket_id="7")
+
+
+async def test_requests_of_a_closed_client_fail(tier: Tier) -> None:
+    """Those under way, and those that come later."""
+    client = Client(tier.http, user="anna")
+    with pytest.raises(ConnectionError, match="not opened"):
+        await client.request("history", ticket_id="7")
+    async with client:
+        await client.request("history", ticket_id="7")
+    with pytest.raises(ConnectionError, match="closed"):
+        await client.request("history", ticket_id="7")

@@ -21,7 +21,7 @@ def test_a_client_follows_the_conversation(conversation: dict[str, Any]) -> None
     for number, step in enumerate(conversation["steps"]):
         where = f"step {number}: {step}"
         if "receive" in step:
-            outcome = tracker.receive(step["receive"])
+            outcome = tracker.receive(step["receive"], step.get("size", 50))
             assert outcome.deliver == step["deliver"], where
             assert outcome.send == step["send"], where
             assert outcome.reconnect_within_ms == step.get("reconnect"), where
