@@ -12,7 +12,6 @@ from tests.integration.delivery.conftest import StartTier
 from tests.integration.delivery.harness import Tier
 from tests.until import scaled, until
 from ticketwire.client.client import Client, Event, Stopped, Subscription
-from ticketwire.client.tracker import Frame
 
 
 async def read(subscription: Subscription, found: list[Event]) -> None:
@@ -157,14 +156,12 @@ async def test_moving_to_another_node_is_no_goodbye(start_tier: StartTier) -> No
         draining = asyncio.create_task(drain(old.node, scaled(2)))
         await old.worker.send("7", "meanwhile")
         await until(lambda: len(new.node.clients) == 2)
-        await anna.request("presence", ticket_id="7", activity="replying")
         await draining
         await until(lambda: texts(found) == ["meanwhile"])
-        told: list[Frame] = []
-        while not any("activity" in member for frame in told for member in frame["members"]):
-            frame = await asyncio.wait_for(ben.notices.get(), scaled(10))
-            told += [frame] if frame["type"] == "presence_diff" else []
-        assert [frame["left"] for frame in told if frame["left"]] == []
+        here = await ben.request("presence", ticket_id="7")
+        assert [member["user_id"] for member in here["members"]] == ["anna", "ben"]
+        told = [ben.notices.get_nowait() for _ in range(ben.notices.qsize())]
+        assert [frame["left"] for frame in told if frame["type"] == "presence_diff" and frame["left"]] == []
 
 
 async def test_large_messages_do_not_wait_for_the_clock(start_tier: StartTier) -> None:
