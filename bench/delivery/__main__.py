@@ -3,8 +3,8 @@
     python -m bench.delivery [--only fan1000,rooms] [--rounds 3] [--seconds 6] [--peers floor-send,ticketwire-v1]
 
 Every round measures everybody in turn, each on fresh servers; the tables have the medians and, in brackets, the lowest
-and highest. One generator (bench/peers/loadgen) plays the same load to all and checks that every socket got each message
-once. Whoever cannot be started here is left out, and it is said how to get it.
+and highest. One generator (bench/peers/loadgen) plays the same load to all and checks that every socket got each
+message once. Whoever cannot be started here is left out, and it is said how to get it.
 
 CPU is user and system time. How messages get in: by HTTP POST to floor-send, nchan, Socket.IO and Centrifugo;
 for ticketwire by the worker's confirm.lua, one call at a time for each partition, with all messages that wait.
@@ -47,12 +47,12 @@ def main(given: argparse.Namespace) -> int:
     results: dict[tuple[str, str], list[Result]] = {}
     reasons = {(s.name, peer): f"absent: {absent[peer]}" for s in scenarios for peer in s.peers if peer in absent}
     with ground() as shared:
-        for number_ in range(given.rounds):
+        for round_ in range(given.rounds):
             for scenario in scenarios:
                 for name in scenario.peers:
                     if name in absent or (given.peers and name not in given.peers):
                         continue
-                    outcome = measure(generator, shared, scenario, PEERS[name], given.seconds, number_)
+                    outcome = measure(generator, shared, scenario, PEERS[name], given.seconds, round_)
                     if isinstance(outcome, str):
                         reasons[scenario.name, name] = f"invalid: {outcome}"
                     else:
@@ -111,7 +111,8 @@ def measure(
     folder.mkdir()
     with peer.start(shared, folder) as started:
         pids = ",".join(f"{name}={pid}" for name, pids in started.pids.items() for pid in pids)
-        command = [generator, *started.arguments, *scenario.arguments, f"-processes={pids}", f"-seconds={seconds}"]
+        command = [str(generator), *started.arguments, *scenario.arguments]
+        command += [f"-processes={pids}", f"-seconds={seconds}"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S, check=False)
         except subprocess.TimeoutExpired:
@@ -119,7 +120,7 @@ def measure(
     if done.returncode:
         print(f"{scenario.name:12} {peer.name:24} failed: {done.stderr.strip()[-500:]}", flush=True)
         return done.stderr.strip()[-200:].replace("\n", " ")
-    result = with_totals(json.loads(done.stdout))
+    result: Result = with_totals(json.loads(done.stdout))
     told = "  ".join(f"{key} {number(result[key])}" for key in scenario.columns if key in result)
     fault = wrong(result)
     print(f"{scenario.name:12} {peer.name:24} {told}{'  INVALID: ' + fault if fault else ''}", flush=True)

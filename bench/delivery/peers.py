@@ -1,7 +1,8 @@
 """Everybody who is measured: how to start each, how the load generator talks to it, and why one is left out.
 
 All get the same messages from the same generator at the same moments. How a message gets in differs, as it does in
-life: an HTTP call for others; for ticketwire the worker's own call of confirm.lua, which writes the log and tells the nodes.
+life: an HTTP call for others; for ticketwire the worker's own call of confirm.lua, which writes the log and tells the
+nodes.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def nchan(_ground: Ground, folder: Path) -> Iterator[Started]:
         }}
         """
     )
-    command = [build.tool("nginx", ""), "-c", config, "-e", folder / "start.log"]
+    command = [build.tool("nginx", ""), "-c", str(config), "-e", f"{folder}/start.log"]
     with server(command, folder) as pid:
         wait_for(port, "", folder)
         yield Started({"server": tree(pid)}, [f"-addr=127.0.0.1:{port}", "-path=/ws?room={room}"])
@@ -204,7 +205,7 @@ def need_centrifugo() -> None:
 
 @contextlib.contextmanager
 def ticketwire(ground: Ground, folder: Path, *, v1: bool, env: Mapping[str, str] | None = None) -> Iterator[Started]:
-    """One node with its defaults: history, bounds, heartbeats, canary, position checks; and acknowledgements with v1."""
+    """One node with its defaults: history, bounds, heartbeats, canary, position checks; with v1 acknowledgements too."""
     port, internal = free_port(), free_port()
     with EmbeddedRedis(folder / "redis") as redis:
         shared = {
@@ -232,6 +233,6 @@ PEERS = {
         Peer("centrifugo-redis", centrifugo, need_centrifugo),
         Peer("ticketwire", partial(ticketwire, v1=False)),
         Peer("ticketwire-v1", partial(ticketwire, v1=True)),
-        Peer("ticketwire-v1 at once", partial(ticketwire, v1=True, env={"DELIVERY_COALESCE_MS": "0"})),
+        Peer("ticketwire-v1-uncoalesced", partial(ticketwire, v1=True, env={"DELIVERY_COALESCE_MS": "0"})),
     )
 }

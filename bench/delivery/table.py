@@ -46,7 +46,7 @@ def scenario_table(scenario: Scenario, results: Results) -> Iterator[str]:
 def aims_table(results: Results, reasons: Mapping[tuple[str, str], str], chosen: Sequence[str]) -> Iterator[str]:
     """Each aim of the *chosen* scenarios with the measured value, its ratio, and whether it is met."""
     yield ""
-    yield "| aim | measured | against | ratio | aim | |"
+    yield "| | measured | against | ratio | aim | |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for aim in AIMS:
         if aim.scenario in chosen:
@@ -55,7 +55,7 @@ def aims_table(results: Results, reasons: Mapping[tuple[str, str], str], chosen:
 
 def _judged(aim: Aim, results: Results, reasons: Mapping[tuple[str, str], str]) -> str:
     sign = {"<=": "≤", ">=": "≥"}[aim.sense]
-    bound = f"{sign} {aim.limit:g}{' x' if aim.against else ''}"
+    bound = "" if aim.limit is None else f"{sign} {aim.limit:g}{' x' if aim.against else ''}"
     cells = []
     values = []
     for peer in (aim.peer, aim.against) if aim.against else (aim.peer,):
@@ -71,7 +71,7 @@ def _judged(aim: Aim, results: Results, reasons: Mapping[tuple[str, str], str]) 
         return f"{cells[0]} | {cells[1]} | | {bound} | -"
     value = values[0] / values[1] if aim.against else values[0]
     ratio = f"{value:.2f} x" if aim.against else ""
-    return f"{cells[0]} | {cells[1]} | {ratio} | {bound} | {'met' if aim.met(value) else '**missed**'}"
+    return f"{cells[0]} | {cells[1]} | {ratio} | {bound} | {aim.verdict(value)}"
 
 
 def report(results: Results, reasons: Mapping[tuple[str, str], str], chosen: Sequence[str]) -> str:

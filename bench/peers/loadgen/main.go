@@ -78,6 +78,7 @@ func socketsOf(room int) int { return (*nSockets - room + *nRooms - 1) / *nRooms
 type bench struct {
 	reader *reader
 	pub    publisher
+	redis  *redisPublisher // the same, or nil
 	sent   sent
 	next   int // room of the next message
 }
@@ -174,7 +175,8 @@ func main() {
 	b := &bench{reader: newReader()}
 	if *mode != "idle" {
 		if *confirm != "" {
-			b.pub = newRedisPublisher(*pubAddr, *confirm)
+			b.redis = newRedisPublisher(*pubAddr, *confirm)
+			b.pub = b.redis
 		} else {
 			b.pub = newHTTPPublisher(*addr)
 		}
@@ -184,7 +186,7 @@ func main() {
 	switch *mode {
 	case "idle":
 		watched := watch(*processes)
-		b.reader.dialAll()
+		b.reader.dialAll(nil)
 		time.Sleep(time.Duration(*hold * 1e9))
 		for name, p := range watched.used() {
 			out[name+"_kib"] = round(float64(p.rss-p.rssBefore)/float64(*nSockets), 3)
@@ -203,10 +205,10 @@ func main() {
 }
 
 func steady(b *bench, out map[string]any) {
-	b.reader.dialAll()
+	b.reader.dialAll(nil)
 	b.ready()
 	b.run(*warm)
-	watched, reads := watch(*processes), b.reader.reads.Load()
+	watched, reads, bytes := watch(*processes), b.reader.reads.Load(), b.reader.bytes.Load()
 	start := time.Now().UnixNano()
 	last := b.run(*seconds)
 	used := watched.used()
@@ -220,13 +222,23 @@ func steady(b *bench, out map[string]any) {
 	out["p50"] = round(b.reader.delays.quantile(0.5), 3)
 	out["p99"] = round(b.reader.delays.quantile(0.99), 3)
 	out["per_read"] = round(delivered/float64(b.reader.reads.Load()-reads), 2)
+	out["bytes"] = round(float64(b.reader.bytes.Load()-bytes)/delivered, 1)
 	out["generator_cores"] = round(watched.generator/watched.wall, 2)
-	out["other_cores"] = round(watched.others/watched.wall, 2)
+	out["other_cores"] = round(max(watched.others/watched.wall, 0), 2)
 	exact(b, out)
 }
 
-// resume publishes while nobody listens; then all clients come at once, and each gets what it has missed.
+// resume publishes while nobody listens; then all clients come at once, having had the first message of their room, and
+// each gets what it has missed.
 func resume(b *bench, out map[string]any) {
+	if b.redis == nil {
+		fatal("resume needs -confirm: only there the positions are known")
+	}
+	for room := 0; room < *nRooms; room++ {
+		b.publish(room)
+	}
+	b.pub.flush()
+	since := b.redis.newest()
 	b.reader.startCounting(&b.sent)
 	for i := 0; i < *behind; i++ {
 		for room := 0; room < *nRooms; room++ {
@@ -237,7 +249,7 @@ func resume(b *bench, out map[string]any) {
 	resetPeaks(*processes)
 	watched := watch(*processes)
 	start := time.Now().UnixNano()
-	b.reader.dialAll()
+	b.reader.dialAll(since)
 	b.drain()
 	last := atomic.LoadInt64(&b.reader.last)
 	used := watched.used()
@@ -248,7 +260,7 @@ func resume(b *bench, out map[string]any) {
 	}
 	out["seconds"] = round(float64(last-start)/1e9, 3)
 	out["generator_cores"] = round(watched.generator/watched.wall, 2)
-	out["other_cores"] = round(watched.others/watched.wall, 2)
+	out["other_cores"] = round(max(watched.others/watched.wall, 0), 2)
 	exact(b, out)
 }
 

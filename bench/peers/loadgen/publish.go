@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -106,6 +107,7 @@ type redisPublisher struct {
 	open       sync.WaitGroup
 	turn       sync.Mutex
 	last       int64 // the newest id, in thousandths of a millisecond
+	ids        map[int]string
 }
 
 func newRedisPublisher(addr, file string) *redisPublisher {
@@ -117,7 +119,7 @@ func newRedisPublisher(addr, file string) *redisPublisher {
 	if err != nil || len(made) == 0 {
 		fatal("%s holds no commands: %v", file, err)
 	}
-	p := &redisPublisher{partitions: make([]chan message, len(made))}
+	p := &redisPublisher{partitions: make([]chan message, len(made)), ids: map[int]string{}}
 	for i := range made {
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
@@ -136,12 +138,21 @@ func (p *redisPublisher) send(m message) {
 
 func (p *redisPublisher) flush() { p.open.Wait() }
 
-// id returns a message id above all others.
-func (p *redisPublisher) id() (string, int64) {
+// newest returns the newest id of each room.
+func (p *redisPublisher) newest() map[int]string {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	return maps.Clone(p.ids)
+}
+
+// id returns a message id above all others, and its time in seconds.
+func (p *redisPublisher) id(room int) (string, int64) {
 	p.turn.Lock()
 	defer p.turn.Unlock()
 	p.last = max(p.last+1, time.Now().UnixMilli()*1000)
-	return fmt.Sprintf("%d-%d", p.last/1000, p.last%1000), p.last / 1e6
+	id := fmt.Sprintf("%d-%d", p.last/1000, p.last%1000)
+	p.ids[room] = id
+	return id, p.last / 1e6
 }
 
 func (p *redisPublisher) work(conn net.Conn, queue chan message, head, entry []string) {
@@ -153,7 +164,7 @@ func (p *redisPublisher) work(conn net.Conn, queue chan message, head, entry []s
 		}
 		args := append([]string{}, head...)
 		for _, m := range batch {
-			id, seconds := p.id()
+			id, seconds := p.id(m.room)
 			fill := strings.NewReplacer("{id}", id, "{ticket}", roomName(m.room), "{text}", m.text(),
 				"{seconds}", strconv.FormatInt(seconds, 10))
 			for _, arg := range entry {

@@ -29,6 +29,7 @@ type reader struct {
 	waiting  int64        // atomic: sockets that have had no message yet
 	closed   int64        // atomic
 	reads    atomic.Int64 // that brought messages
+	bytes    atomic.Int64
 	release  atomic.Pointer[chan struct{}]
 	restart  atomic.Bool
 	stopping atomic.Bool
@@ -67,8 +68,8 @@ func (r *reader) finish() {
 	<-r.stopped
 }
 
-// dialAll opens all sockets and returns when their handshakes are answered.
-func (r *reader) dialAll() {
+// dialAll opens all sockets and returns when their handshakes are answered. They resume from *since*, by room, if given.
+func (r *reader) dialAll(since map[int]string) {
 	turn := make(chan struct{}, *dialing)
 	done := make(chan struct{})
 	go func() {
@@ -82,7 +83,7 @@ func (r *reader) dialAll() {
 	}()
 	for i := 0; i < *nSockets; i++ {
 		turn <- struct{}{}
-		s, err := dial(i)
+		s, err := dial(i, since[i%*nRooms])
 		if err != nil {
 			fatal("socket %d: %v", i, err)
 		}
@@ -176,6 +177,7 @@ func (r *reader) readable(s *socket, buffer []byte) {
 			}
 			return
 		}
+		r.bytes.Add(int64(n))
 		data := buffer[:kept+n]
 		if !s.up {
 			var err error

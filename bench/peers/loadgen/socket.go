@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ type socket struct {
 	fd      int
 	index   int
 	room    int
+	since   string // position to resume from, if any
 	up      bool
 	left    []byte // of an unfinished frame
 	had     bool   // a message
@@ -30,7 +32,7 @@ type socket struct {
 	acks    acks
 }
 
-func dial(index int) (*socket, error) {
+func dial(index int, since string) (*socket, error) {
 	host, port, err := net.SplitHostPort(*addr)
 	if err != nil {
 		return nil, err
@@ -50,10 +52,10 @@ func dial(index int) (*socket, error) {
 	}
 	syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
 	syscall.SetNonblock(fd, true)
-	s := &socket{fd: fd, index: index, room: index % *nRooms}
+	s := &socket{fd: fd, index: index, room: index % *nRooms, since: since}
 	query := ""
-	if *since != "" {
-		query = "?since=" + *since
+	if since != "" {
+		query = "?since=" + since
 	}
 	target := strings.NewReplacer("{room}", roomName(s.room), "{since}", query).Replace(*path)
 	head := "GET " + target + " HTTP/1.1\r\nHost: " + *addr + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
@@ -84,8 +86,8 @@ func (s *socket) handshake(data []byte) ([]byte, error) {
 	switch *protocol {
 	case "v1":
 		position := "null"
-		if *since != "" {
-			position = `"` + *since + `"`
+		if s.since != "" {
+			position = `"` + s.since + `"`
 		}
 		s.say(fmt.Sprintf(`{"type":"connect","user":"u%d","device":"d%d","resume":{"%s":%s}}`,
 			s.index, s.index, roomName(s.room), position))
@@ -112,6 +114,9 @@ func (s *socket) react(payload []byte, message bool, now int64) {
 			if err := json.Unmarshal(payload, &s.acks); err != nil || s.acks.Window == 0 {
 				fatal("connected: %v: %s", err, payload)
 			}
+			// People come at different times, so their acknowledgements are spread; here all come at once.
+			_, phase := math.Modf(float64(s.index) * math.Phi)
+			s.acks.ackedMs = now/1e6 - int64(phase*float64(s.acks.IntervalMs))
 		} else if bytes.HasPrefix(payload, []byte(`{"type":"error"`)) {
 			fatal("the server says %s", payload)
 		}
