@@ -158,6 +158,7 @@ async def test_moving_to_another_node_is_no_goodbye(start_tier: StartTier) -> No
         await until(lambda: len(new.node.clients) == 2)
         await draining
         await until(lambda: texts(found) == ["meanwhile"])
+        await old.node.clients.services.presence.snapshot("7")  # what the old node has to say has been said
         here = await ben.request("presence", ticket_id="7")
         assert [member["user_id"] for member in here["members"]] == ["anna", "ben"]
         told = [ben.notices.get_nowait() for _ in range(ben.notices.qsize())]
