@@ -49,7 +49,7 @@ bench: $(VENV)/bench/.installed ## the ratios of docs/benchmarks.md, a quarter o
 	$(BIN)/python -m bench.moderation
 	$(BIN)/python -m bench.fanout
 
-bench-delivery: install ## fan-out, saturation, rooms, idle memory and mass resume, beside what others do
+bench-delivery: install ## delivery beside nchan, Socket.IO and bare send(2), twelve minutes: ARGS="--only rooms --rounds 1"
 	$(BIN)/python -m bench.delivery $(ARGS)
 
 # FastStream, which the worker is compared with, lives apart: the product does not need it.

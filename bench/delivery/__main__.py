@@ -28,11 +28,12 @@ from bench.delivery import build
 from bench.delivery.build import Missing
 from bench.delivery.peers import PEERS, Ground, Peer
 from bench.delivery.scenarios import SCENARIOS, Result, Scenario, with_totals, wrong
-from bench.delivery.table import number, report
+from bench.delivery.table import NOT_ASKED, number, report
 from ticketwire.embedded.postgres_server import EmbeddedPostgres
 
 SOCKETS = 12_000  # descriptors that the generator and a server need at least
 LONGEST_S = 120.0  # of one run
+INVALID = "invalid"
 
 
 def main(given: argparse.Namespace) -> int:
@@ -45,21 +46,22 @@ def main(given: argparse.Namespace) -> int:
         return 1
     absent = look(scenarios, given.peers)
     results: dict[tuple[str, str], list[Result]] = {}
-    reasons = {(s.name, peer): f"absent: {absent[peer]}" for s in scenarios for peer in s.peers if peer in absent}
+    reasons = {(s.name, peer): absent[peer] for s in scenarios for peer in s.peers if peer in absent}
     with ground() as shared:
         for round_ in range(given.rounds):
             for scenario in scenarios:
                 for name in scenario.peers:
                     if name in absent or (given.peers and name not in given.peers):
                         continue
-                    outcome = measure(generator, shared, scenario, PEERS[name], given.seconds, round_)
+                    with alone():
+                        outcome = measure(generator, shared, scenario, PEERS[name], given.seconds, round_)
                     if isinstance(outcome, str):
-                        reasons[scenario.name, name] = f"invalid: {outcome}"
+                        reasons[scenario.name, name] = f"{INVALID}: {outcome}"
                     else:
                         results.setdefault((scenario.name, name), []).append(outcome)
     print(f"\nMedians of {given.rounds} rounds.")
     print(report(results, reasons, [scenario.name for scenario in scenarios]))
-    bad = [f"{scenario}, {name}: {why}" for (scenario, name), why in reasons.items() if why.startswith("invalid")]
+    bad = [f"{scenario}, {name}: {why}" for (scenario, name), why in reasons.items() if why.startswith(INVALID)]
     for line in bad:
         print(f"\n{line}")
     return 1 if bad else 0
@@ -74,12 +76,20 @@ def allow_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, SOCKETS), hard))
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One measurement at a time on a machine: two would measure each other."""
+    with open(Path(tempfile.gettempdir(), "bench.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def look(scenarios: Sequence[Scenario], wanted: Sequence[str]) -> dict[str, str]:
     """Build what the peers need; return who is absent, and why."""
     absent: dict[str, str] = {}
     for name in dict.fromkeys(peer for scenario in scenarios for peer in scenario.peers):
         if wanted and name not in wanted:
-            absent[name] = "not asked for"
+            absent[name] = NOT_ASKED
             continue
         try:
             PEERS[name].prepare()
@@ -144,7 +154,4 @@ if __name__ == "__main__":
     parser.add_argument(
         "--peers", type=lambda given: names(list(PEERS), given), default=[], help=f"all, or some of {', '.join(PEERS)}"
     )
-    # One measurement at a time on a machine: two would measure each other.
-    with open(Path(tempfile.gettempdir(), "bench.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        sys.exit(main(parser.parse_args()))
+    sys.exit(main(parser.parse_args()))

@@ -204,8 +204,10 @@ def need_centrifugo() -> None:
 
 
 @contextlib.contextmanager
-def ticketwire(ground: Ground, folder: Path, *, v1: bool, env: Mapping[str, str] | None = None) -> Iterator[Started]:
-    """One node with its defaults: history, bounds, heartbeats, canary, position checks; with v1 acknowledgements too."""
+def ticketwire(
+    ground: Ground, folder: Path, *, v1: bool, env: Mapping[str, str] | None = None, client: Sequence[str] = ()
+) -> Iterator[Started]:
+    """One node with its defaults: history, bounds, heartbeats, canary, position checks, acknowledgements."""
     port, internal = free_port(), free_port()
     with EmbeddedRedis(folder / "redis") as redis:
         shared = {
@@ -221,7 +223,7 @@ def ticketwire(ground: Ground, folder: Path, *, v1: bool, env: Mapping[str, str]
             wait_for(internal, "/readyz", folder)
             arguments = [f"-addr=127.0.0.1:{port}", f"-publish-addr=127.0.0.1:{redis.port}", f"-confirm={confirm}"]
             arguments += ["-path=/", "-protocol=v1"] if v1 else ["-path=/ws/{room}{since}"]
-            yield Started({"server": tree(pid), "redis": [redis.pid]}, arguments)
+            yield Started({"server": tree(pid), "redis": [redis.pid]}, [*arguments, *client])
 
 
 PEERS = {
@@ -234,5 +236,9 @@ PEERS = {
         Peer("ticketwire", partial(ticketwire, v1=False)),
         Peer("ticketwire-v1", partial(ticketwire, v1=True)),
         Peer("ticketwire-v1-uncoalesced", partial(ticketwire, v1=True, env={"DELIVERY_COALESCE_MS": "0"})),
+        Peer(
+            "ticketwire-v1-deflate",
+            partial(ticketwire, v1=True, env={"DELIVERY_DEFLATE": "true"}, client=["-deflate"]),
+        ),
     )
 }

@@ -12,6 +12,7 @@ OTHERS = ("nchan", "socketio-redis", "centrifugo-redis")
 OURS = ("ticketwire", "ticketwire-v1")
 V1 = "ticketwire-v1"
 UNCOALESCED = f"{V1}-uncoalesced"
+DEFLATED = f"{V1}-deflate"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ SCENARIOS = (
         "fan1000",
         "1,000 sockets of one ticket, 20 messages/s",
         ("-mode=rate", "-sockets=1000", "-rooms=1", "-rate=20"),
-        ("floor-send", *OTHERS, *OURS, UNCOALESCED),
+        ("floor-send", *OTHERS, *OURS, UNCOALESCED, DEFLATED),
         LOADED,
     ),
     Scenario(
@@ -141,6 +142,7 @@ AIMS = (
         for run in ("fan1000", "busy")
         for figure in ("server_us", "p50", "p99")
     ),
+    *(Aim("fan1000", DEFLATED, figure, against=V1) for figure in ("server_us", "bytes", "p99")),
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from bench.delivery.scenarios import AIMS, HEADINGS, SCENARIOS, Aim, Result, Scenario
 
+NOT_ASKED = "not asked for"
 Results = Mapping[tuple[str, str], Sequence[Result]]  # by scenario and peer, one for each valid round
 
 
@@ -49,7 +50,8 @@ def aims_table(results: Results, reasons: Mapping[tuple[str, str], str], chosen:
     yield "| | measured | against | ratio | aim | |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for aim in AIMS:
-        if aim.scenario in chosen:
+        unwanted = any(reasons.get((aim.scenario, peer)) == NOT_ASKED for peer in (aim.peer, aim.against))
+        if aim.scenario in chosen and not unwanted:
             yield f"| {aim.scenario}, {aim.peer}: {HEADINGS[aim.figure]} | {_judged(aim, results, reasons)} |"
 
 

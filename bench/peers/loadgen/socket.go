@@ -166,14 +166,17 @@ func (s *socket) write(data []byte) {
 // acks decides when to acknowledge, as docs/protocol.md asks clients to and ticketwire.client does.
 type acks struct {
 	Window     int   `json:"ack_window"`
+	Bytes      int   `json:"ack_bytes"`
 	IntervalMs int64 `json:"ack_ms"`
 	open       int   // messages since the last ack
+	openBytes  int   // their frames
 	sinceMs    int64 // the first of them
 	ackedMs    int64
 	position   []byte
 }
 
 const quietMs = 200 // after a quiet time the first message is acknowledged so soon
+const headBytes = 4 // of a message's frame
 
 var positionField = []byte(`"message_id":"`)
 
@@ -189,16 +192,17 @@ func (a *acks) handled(frame []byte, nowMs int64) {
 		a.sinceMs = nowMs
 	}
 	a.open++
+	a.openBytes += len(frame) + headBytes
 }
 
-func (a *acks) pressing() bool { return a.open*2 >= a.Window }
+func (a *acks) pressing() bool { return a.open*2 >= a.Window || a.openBytes*2 >= a.Bytes }
 
 func (a *acks) due(nowMs int64) bool {
 	return a.open > 0 && nowMs >= max(a.sinceMs+quietMs, a.ackedMs+a.IntervalMs)
 }
 
 func (s *socket) acknowledge(nowMs int64) {
-	s.acks.open, s.acks.ackedMs = 0, nowMs
+	s.acks.open, s.acks.openBytes, s.acks.ackedMs = 0, 0, nowMs
 	s.say(`{"type":"ack","ticket_id":"` + roomName(s.room) + `","position":"` + string(s.acks.position) + `"}`)
 }
 
