@@ -81,15 +81,13 @@ def server(command: Sequence[str | Path], folder: Path, env: Mapping[str, str] |
             running.wait()
 
 
-def wait_for(port: int, path: str, folder: Path) -> None:
-    """Wait until an HTTP call of *path* is answered with 200, or anything at all if *path* is empty."""
+def wait_for(port: int, folder: Path, path: str = "/", status: bytes = b"HTTP/1.1 ") -> None:
+    """Wait until an HTTP call is answered so: a port may be open before the process is there that will serve it."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
-            if not path:
-                return
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
-            if b" 200 " in connection.recv(4_096):
+            if connection.recv(4_096).startswith(status):
                 return
         time.sleep(0.02)
     log = (folder / "output.log").read_text(errors="replace")[-500:]
@@ -100,7 +98,7 @@ def wait_for(port: int, path: str, folder: Path) -> None:
 def floor(_ground: Ground, folder: Path) -> Iterator[Started]:
     port = free_port()
     with server([build.floor(), str(port)], folder) as pid:
-        wait_for(port, "", folder)
+        wait_for(port, folder)
         yield Started({"server": [pid]}, [f"-addr=127.0.0.1:{port}", "-path=/ws?room={room}"])
 
 
@@ -135,7 +133,7 @@ def nchan(_ground: Ground, folder: Path) -> Iterator[Started]:
     )
     command = [build.tool("nginx", ""), "-c", str(config), "-e", f"{folder}/start.log"]
     with server(command, folder) as pid:
-        wait_for(port, "", folder)
+        wait_for(port, folder)
         yield Started({"server": tree(pid)}, [f"-addr=127.0.0.1:{port}", "-path=/ws?room={room}"])
 
 
@@ -154,7 +152,7 @@ def socketio(_ground: Ground, folder: Path) -> Iterator[Started]:
             "NODE_PATH": str(build.socketio()), "NODE_ENV": "production", "REDIS_URL": redis.url, "PORT": str(port),
         }  # fmt: skip
         with server([build.tool("node", ""), build.SOURCES / "socketio" / "server.js"], folder, env) as pid:
-            wait_for(port, "", folder)
+            wait_for(port, folder)
             yield Started(
                 {"server": tree(pid), "redis": [redis.pid]},
                 [f"-addr=127.0.0.1:{port}", "-path=/socket.io/?EIO=4&transport=websocket", "-protocol=socketio"],
@@ -187,7 +185,7 @@ def centrifugo(_ground: Ground, folder: Path) -> Iterator[Started]:
         }  # fmt: skip
         (folder / "config.json").write_text(json.dumps(settings))
         with server([os.environ["CENTRIFUGO_BIN"], "--config", folder / "config.json"], folder) as pid:
-            wait_for(port, "", folder)
+            wait_for(port, folder)
             yield Started(
                 {"server": tree(pid), "redis": [redis.pid]},
                 [
@@ -220,7 +218,7 @@ def ticketwire(
             "DELIVERY_INTERNAL_HOST": "127.0.0.1", "DELIVERY_INTERNAL_PORT": str(internal),
         }  # fmt: skip
         with server([sys.executable, "-m", "delivery"], folder, {**shared, **settings, **(env or {})}) as pid:
-            wait_for(internal, "/readyz", folder)
+            wait_for(internal, folder, "/readyz", b"HTTP/1.1 200 ")
             arguments = [f"-addr=127.0.0.1:{port}", f"-publish-addr=127.0.0.1:{redis.port}", f"-confirm={confirm}"]
             arguments += ["-path=/", "-protocol=v1"] if v1 else ["-path=/ws/{room}{since}"]
             yield Started({"server": tree(pid), "redis": [redis.pid]}, [*arguments, *client])

@@ -1,5 +1,5 @@
-// A minimal Socket.IO node for bench.delivery: join a room; HTTP POST /pub?room=R emits to it. Redis Streams adapter,
-// connection state recovery on, as its documentation recommends for several nodes.
+// A Socket.IO node for bench.delivery: a socket joins a room, POST /pub?room=R sends its body to all of the room. With the
+// Redis Streams adapter and connection state recovery, as its documentation recommends for several nodes.
 const http = require("http");
 const { Server } = require("socket.io");
 const { createClient } = require("redis");
@@ -10,13 +10,16 @@ const { createAdapter } = require("@socket.io/redis-streams-adapter");
   await client.connect();
   let io;
   const server = http.createServer((request, response) => {
+    if (request.method !== "POST") {
+      response.writeHead(404).end();
+      return;
+    }
     const room = new URL(request.url, "http://x").searchParams.get("room");
     let body = "";
     request.on("data", (data) => (body += data));
     request.on("end", () => {
       io.to(room).emit("m", JSON.parse(body));
-      response.writeHead(204);
-      response.end();
+      response.writeHead(204).end();
     });
   });
   io = new Server(server, {
