@@ -181,8 +181,8 @@ class Fanout:
         self._ticker.flushed(self)
         events, self._pending = self._pending, []
         written = size = 0
-        for encoding, readers in self._live.items():
-            # A copy: a write can find a reader too slow, which then leaves.
+        for encoding, readers in list(self._live.items()):
+            # Copies: a write can find a reader too slow, which then leaves, perhaps the last one of its encoding.
             targets = list(readers)
             frames = [frame for event in events if (frame := event.frame(encoding))]
             for data in joined(frames):
