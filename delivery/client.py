@@ -9,6 +9,7 @@ from typing import Any
 
 from delivery import frames, metrics, wire
 from delivery.access import Identity
+from delivery.deflate import deflated
 from delivery.members import Members
 from delivery.protocol import SocketProtocol
 from delivery.room import Room
@@ -123,7 +124,8 @@ class Client:
     def _say(self, frame: dict[str, Any]) -> None:
         if frame["type"] == "error":
             metrics.FRAME_ERRORS.labels(frame["code"]).inc()
-        self.socket.write(frames.frame(frame))
+        data = frames.frame(frame)
+        self.socket.write(deflated(data) if self.socket.deflates else data)
 
     def _answer(self, request_id: int | None, frame: dict[str, Any]) -> None:
         if request_id is not None:

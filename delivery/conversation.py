@@ -32,8 +32,10 @@ class Conversation:
         transport: asyncio.Transport,
         response: Response,
         default_headers: list[tuple[bytes, bytes]],
+        *,
+        deflates: bool = False,
     ) -> None:
-        self.socket = SocketProtocol(sockets, registry, transport, self)
+        self.socket = SocketProtocol(sockets, registry, transport, self, deflates=deflates)
         self._transport = transport
         self._response = response
         self._default_headers = default_headers

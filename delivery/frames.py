@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from json.encoder import encode_basestring as _quoted
 from typing import Any
 
-from delivery.events import Event
+from delivery.deflate import deflated
+from delivery.events import Event, plain
 from delivery.wire import text_frame
 from schemas.events import Confirmed, plain_json
 from schemas.message_id import MessageId
@@ -55,6 +56,21 @@ def event_json(entry: Confirmed, prev: MessageId | None, *, author: bool) -> str
     if entry.trace_id is not None:
         tail += f',"trace_id":{_quoted(entry.trace_id)}'
     return head + plain_json(entry)[1:-1] + tail + "}"
+
+
+def plain_deflated(event: Event) -> bytes:
+    """`plain` for sockets that negotiated compression."""
+    return deflated(event.frame(plain))
+
+
+def v1_deflated(event: Event) -> bytes:
+    """`v1` for sockets that negotiated compression."""
+    return deflated(event.frame(v1))
+
+
+def v1_author_deflated(event: Event) -> bytes:
+    """`v1_author` for sockets that negotiated compression."""
+    return deflated(event.frame(v1_author))
 
 
 def sse(event: Event) -> bytes:

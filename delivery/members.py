@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from typing import Protocol
 
 from delivery import metrics
-from delivery.events import Event, Notice
+from delivery.events import Encoding, Event, Notice
 from delivery.fanout import Outbox, Writer, joined
-from delivery.frames import v1, v1_author
+from delivery.frames import v1, v1_author, v1_author_deflated, v1_deflated
 from delivery.ledger import Ledger, Outstanding
 from delivery.wire import text_frame
 from schemas.message_id import MessageId
 
+# How sockets without and with compression are written to: an event of others, one of their own user.
+_KINDS: tuple[tuple[Encoding, Encoding], ...] = ((v1, v1_author), (v1_deflated, v1_author_deflated))
 _SHED = {kind: metrics.SHED.labels(kind) for kind in ("typing", "presence_diff")}
 
 
@@ -26,6 +29,9 @@ class Occupant(Protocol):
 
     @property
     def socket(self) -> Writer: ...
+
+    @property
+    def deflates(self) -> bool: ...
 
     def write(self, data: bytes) -> None: ...
 
@@ -58,7 +64,7 @@ class Members:
         self._load = load
         self._seats: set[Occupant] = set()
         self._live: set[Occupant] = set()
-        self._order: list[Writer] | None = None  # the sockets of the live ones, flat
+        self._order: tuple[list[Writer], list[Writer]] | None = None  # the sockets of the live ones, flat, by kind
         self._users: Counter[str] = Counter()  # how many live seats each has
         # Below both of the ledger's totals every live reader has room in its window: nobody needs to be looked at.
         self._least = self._least_size = 0
@@ -114,25 +120,29 @@ class Members:
             self.typists.difference_update(event.confirmed.sender_id for event in events)
         if not self._live:
             return 0, 0
-        if self._order is None:
-            self._order = [seat.socket for seat in self._live]
         authors = {
             event.confirmed.sender_id
             for event in events
             if event.confirmed.client_message_id is not None and event.confirmed.sender_id in self._users
         }
-        order = self._order
+        written = 0
+        # Only authors are told the client_message_id of a message.
+        for user in authors:
+            mine = [event.confirmed.sender_id == user for event in events]
+            for kind, sockets in zip(_KINDS, _by_kind(seat for seat in self._live if seat.user == user), strict=True):
+                if sockets:
+                    own = [event.frame(kind[yes]) for event, yes in zip(events, mine, strict=True)]
+                    written += _write(own, sockets, outbox)
         if authors:
-            order = [seat.socket for seat in self._live if seat.user not in authors]
-            # Only authors are told the client_message_id of a message.
-            for user in authors:
-                own = [
-                    event.frame(v1_author) if event.confirmed.sender_id == user else frame
-                    for event, frame in zip(events, frames, strict=True)
-                ]
-                _write(own, [seat.socket for seat in self._live if seat.user == user], outbox)
-        _write(frames, order, outbox)
-        return len(frames) * len(self._live), size * len(self._live)
+            others = _by_kind(seat for seat in self._live if seat.user not in authors)
+        else:
+            if self._order is None:
+                self._order = _by_kind(self._live)
+            others = self._order
+        for kind, sockets in zip(_KINDS, others, strict=True):
+            if sockets:
+                written += _write([event.frame(kind[False]) for event in events], sockets, outbox)
+        return len(frames) * len(self._live), written
 
     def _make_room(self, count: int, size: int) -> None:
         """Pause those whose window has no room for *count* more messages of *size* bytes; look again when needed."""
@@ -172,11 +182,23 @@ class Members:
                 seat.write(data)
 
 
-def _write(frames: list[bytes], sockets: list[Writer], outbox: Outbox | None) -> None:
+def _by_kind(seats: Iterable[Occupant]) -> tuple[list[Writer], list[Writer]]:
+    """Return the seats' sockets in the order of `_KINDS`."""
+    found: tuple[list[Writer], list[Writer]] = [], []
+    for seat in seats:
+        found[seat.deflates].append(seat.socket)
+    return found
+
+
+def _write(frames: list[bytes], sockets: list[Writer], outbox: Outbox | None) -> int:
+    """Return how many bytes that were."""
+    size = 0
     for data in joined(frames):
+        size += len(data) * len(sockets)
         if outbox is None:
             for socket in sockets:
                 socket.write(data)
         else:
             for socket in sockets:
                 outbox.add(socket, data)
+    return size

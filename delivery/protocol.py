@@ -119,18 +119,27 @@ class SocketProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_answer_due", "_handler", "_reader", "_registry", "_sockets", "_timer", "_transport", "_waiting", "beat",
-        "closing", "paused", "restart_code", "spoke", "write",
+        "closing", "deflates", "paused", "restart_code", "spoke", "write",
     )  # fmt: skip
 
-    def __init__(self, sockets: Sockets, registry: set[object], transport: asyncio.Transport, handler: Handler) -> None:
+    def __init__(
+        self,
+        sockets: Sockets,
+        registry: set[object],
+        transport: asyncio.Transport,
+        handler: Handler,
+        *,
+        deflates: bool = False,
+    ) -> None:
         self._sockets = sockets
         self._registry = registry  # uvicorn's set of connections, which it shuts down
         self._transport = transport
         self._handler: Handler | None = handler
-        self._reader = wire.FrameReader(sockets.settings.max_frame_bytes)
+        self._reader = wire.FrameReader(sockets.settings.max_frame_bytes, inflates=deflates)
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: Waiting | None = None
         self._answer_due = False
+        self.deflates = deflates  # permessage-deflate was negotiated: frames may be compressed
         self.spoke = -1  # of the heartbeat; -1: not open yet
         self.beat = wire.PING  # what a heartbeat sends
         self.restart_code = SERVICE_RESTART

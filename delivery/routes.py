@@ -16,8 +16,9 @@ from starlette.websockets import WebSocket
 from delivery.access import Access
 from delivery.backlog import Backlog
 from delivery.clients import Clients
-from delivery.events import plain
+from delivery.events import Encoding, plain
 from delivery.fanout import Fanout
+from delivery.frames import plain_deflated
 from delivery.long_poll import LongPoll
 from delivery.parameters import check_origin, limit, only_once, position, seconds, ticket_id
 from delivery.plain import PlainReader
@@ -55,6 +56,10 @@ def answer(problem: TicketwireError) -> Response:
     """Turn an error into its HTTP answer."""
     headers = {"Retry-After": str(problem.retry_after_s)} if isinstance(problem, Unavailable) else None
     return JSONResponse({"error": problem.detail}, problem.problem.status, headers)
+
+
+def _encoding(socket: SocketProtocol) -> Encoding:
+    return plain_deflated if socket.deflates else plain
 
 
 class Routes:
@@ -118,9 +123,9 @@ class Routes:
                 # A plain client cannot be told `reset`. Its position may be right and ours behind (the archive shows
                 # a message a moment before it is confirmed), so it goes on from ours: a repeat rather than a loss.
                 log.info("position in the future", extra={"ticket": feed.ticket, "since": str(since)})
-            await self._replay.run(feed, PreparedReader(socket, plain), min(since, feed.position))
+            await self._replay.run(feed, PreparedReader(socket, _encoding(socket)), min(since, feed.position))
         elif not socket.closing:
-            feed.join(socket, plain)
+            feed.join(socket, _encoding(socket))
 
     async def _session(self, websocket: WebSocket) -> None:
         """A client of `ticketwire.v1`; its connect frame says the rest."""
@@ -140,7 +145,7 @@ class Routes:
         websocket.scope["extensions"][EXTENSION]["attach"](self._clients.new())
 
     def _leave(self, feed: Fanout, socket: SocketProtocol) -> None:
-        feed.leave(socket, plain)
+        feed.leave(socket, _encoding(socket))
         if isinstance(feed, Room):
             self._rooms.release(feed)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from delivery.deflate import deflated
 from delivery.events import Event
 from delivery.fanout import WRITE_BYTES
-from delivery.frames import frame, v1, v1_after
+from delivery.frames import frame, v1, v1_after, v1_deflated
 from delivery.ledger import Outstanding
 from delivery.members import Members
 from delivery.room import Room
@@ -25,6 +26,9 @@ class SlowSocket(Protocol):
 
     @property
     def closing(self) -> bool: ...
+
+    @property
+    def deflates(self) -> bool: ...
 
 
 class Owner(Protocol):
@@ -89,12 +93,15 @@ class Seat:
                 continue
             author = event.confirmed.client_message_id is not None and event.confirmed.sender_id == self.user
             # Not *after*: where retention has left a hole, the client's own position is what it compares with.
-            data = event.frame(v1) if event.prev == at and not author else v1_after(event, at, author=author)
+            shared = event.prev == at and not author
+            data = event.frame(v1) if shared else v1_after(event, at, author=author)
             if count < 1 or size < 1:
                 break
             count, size = count - 1, size - len(data)
             at = event.at
             self.acks.note(at, len(data))
+            if socket.deflates:
+                data = event.frame(v1_deflated) if shared else deflated(data)
             piece.append(data)
             waiting += len(data)
             taken += 1
@@ -123,6 +130,10 @@ class Seat:
     @property
     def socket(self) -> SlowSocket:
         return self._owner.socket
+
+    @property
+    def deflates(self) -> bool:
+        return self._owner.socket.deflates
 
     @property
     def slow(self) -> bool:

@@ -61,6 +61,9 @@ class DeliverySettings(BaseSettings):
     send_buffer_bytes: int = Field(
         default=1_048_576, ge=4_096, description="unsent bytes at which a slow socket is closed with 4004"
     )
+    deflate: bool = Field(
+        default=False, description="compress frames (permessage-deflate) for sockets that ask for it, each once for all"
+    )
     coalesce_ms: int = Field(
         default=25,
         ge=0,

@@ -16,9 +16,11 @@ from websockets.server import ServerProtocol
 
 from delivery import metrics, sse
 from delivery.conversation import Conversation
+from delivery.deflate import Offers
 from delivery.protocol import Sockets
 from ticketwire.limited_http import LimitedHttp
 
+_OFFERS = (Offers(),)
 _quiet = logging.getLogger("websockets.server")
 
 
@@ -74,7 +76,8 @@ class UpgradingHttp(LimitedHttp):
         request = Request(
             self.url.decode("latin-1"), headers, self.scope["method"], f"HTTP/{self.scope['http_version']}"
         )
-        response = ServerProtocol(logger=_quiet).accept(request)
+        protocol = ServerProtocol(logger=_quiet, extensions=_OFFERS if self._sockets.settings.deflate else None)
+        response = protocol.accept(request)
         if response.status_code != 101:
             metrics.REFUSED.labels(response.status_code).inc()
             response.headers["Sec-WebSocket-Version"] = "13"
@@ -87,6 +90,7 @@ class UpgradingHttp(LimitedHttp):
             self.transport,
             response,
             self.server_state.default_headers,
+            deflates=bool(protocol.extensions),
         )
         # A client speaks after the 101, so nothing is lost by not reading before it.
         self.transport.set_protocol(conversation.socket)

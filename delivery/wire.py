@@ -7,11 +7,13 @@ each connection with parser, buffers and state is several KiB, while an idle soc
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.extensions import Extension
 from websockets.frames import Close, Frame, Opcode
 
+from delivery.deflate import Inflater
 from schemas.problems import PROBLEMS
 
 PING = Frame(Opcode.PING, b"").serialize(mask=False)
@@ -68,10 +70,11 @@ Received = tuple[Opcode, str | bytes]
 class FrameReader:
     """Reads one client's frames: joins fragments, checks masks, sizes and UTF-8."""
 
-    __slots__ = ("_buffer", "_kind", "_limit", "_parts", "_size")
+    __slots__ = ("_buffer", "_extensions", "_kind", "_limit", "_parts", "_size")
 
-    def __init__(self, max_bytes: int) -> None:
-        self._limit = max_bytes  # of a message, its fragments together
+    def __init__(self, max_bytes: int, *, inflates: bool = False) -> None:
+        self._limit = max_bytes  # of a message, inflated, its fragments together
+        self._extensions = (Inflater(),) if inflates else ()
         self._buffer: bytearray | None = None  # an incomplete frame
         self._parts: list[bytes] | None = None  # of an unfinished message
         self._kind = Opcode.TEXT
@@ -91,7 +94,7 @@ class FrameReader:
         while at < len(whole):
             cursor = _Cursor(whole, at)
             try:
-                frame = cursor.frame(self._limit - self._size)
+                frame = cursor.frame(self._limit - self._size, self._extensions)
             except EOFError:
                 break
             except PayloadTooBig as exc:
@@ -145,9 +148,9 @@ class _Cursor:
         self.data = data
         self.at = at
 
-    def frame(self, max_size: int) -> Frame:
+    def frame(self, max_size: int, extensions: Sequence[Extension]) -> Frame:
         """Raises EOFError when the frame is not complete."""
-        parser = Frame.parse(self._exactly, mask=True, max_size=max(max_size, 125))
+        parser = Frame.parse(self._exactly, mask=True, max_size=max(max_size, 125), extensions=extensions)
         try:
             next(parser)
         except StopIteration as done:

@@ -21,7 +21,7 @@ class Load:
 class Socket:
     """Keeps what it is written."""
 
-    paused = closing = False
+    paused = closing = deflates = False
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []

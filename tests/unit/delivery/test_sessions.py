@@ -59,7 +59,7 @@ class Socket:
 
     def __init__(self) -> None:
         self.got: list[dict[str, Any]] = []
-        self.paused = self.closing = False
+        self.paused = self.closing = self.deflates = False
         self.code: int | None = None
         self.handler: Client | None = None
         self.beat = b""
