@@ -11,7 +11,6 @@ that take turns, in CPU time.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import random
 import statistics
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import ahocorasick_rs
 
+from ticketwire.lifecycle import settle_gc
 from workers.moderation import account_numbers, domains, phone_numbers
 from workers.moderation.chain import verdicts
 from workers.moderation.flood import FloodMemory
@@ -127,8 +127,7 @@ def medians(runs: dict[str, Callable[[], None]], count: int) -> dict[str, float]
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
-    gc.collect()
-    gc.freeze()  # as a worker does once its policy is loaded
+    settle_gc()  # as a worker does once its policy is loaded
     for _ in range(ROUNDS):
         for name, run in runs.items():
             started = time.process_time()
@@ -289,8 +288,7 @@ def verdict_seconds(rules: RuleSet, text: str, enough: float, tries: int = 5) ->
 def slow(seconds: float) -> None:
     """Climb from random texts to slower ones for *seconds*, and print the slowest of each climb."""
     rules = RuleSet(load_policy(default_policy_path()))
-    gc.collect()
-    gc.freeze()
+    settle_gc()
     rng = random.Random()
     found: list[tuple[float, Recipe]] = []
     tries, until = 0, time.monotonic() + seconds

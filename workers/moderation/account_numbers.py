@@ -19,6 +19,7 @@ from workers.moderation.checksums import (
     spanish_id,
     us_ssn,
 )
+from workers.moderation.linear import Linear
 
 Place = tuple[int, int]
 
@@ -159,13 +160,24 @@ _IDS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
 # One in ten numbers of twelve digits has a right check digit: this one is believed behind its name only.
 _AADHAAR = re.compile(r"aadh?aa?r|uidai", re.I)
 NATIONAL_IDS = tuple(name for name, _, _ in _IDS)
+# For re2, which takes a fraction of the time: where one of these finds nothing, neither does the expression above.
+_PERHAPS = {
+    "us_ssn": Linear(r"[0-9]{3}[- ][0-9]{2}[- ][0-9]{4}"),
+    "uk_nino": Linear(r"[A-Za-z]{2}(?: ?[0-9]{2}){3} ?[A-Da-d]"),
+    "es_dni": Linear(r"[0-9]{7}[- ]?[A-Za-z]"),
+    "fr_nir": Linear(r"[12] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{3} ?[0-9]{3} ?[0-9]{2}"),
+    "it_cf": Linear(r"[A-Za-z]{6}[0-9]{2}[A-Za-z][0-9]{2}[A-Za-z][0-9]{3}[A-Za-z]"),
+    "br_cpf": Linear(r"[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}"),
+    "in_aadhaar": Linear(r"[2-9][0-9]{3}[ -][0-9]{4}[ -][0-9]{4}"),
+}
 _CUED_SSN = re.compile(r"\b(?:ssn|social security)[^0-9\n]{0,25}([0-9]{9})" + _E, re.I)
 
 
 def find_national_ids(text: str, kinds: frozenset[str]) -> Iterator[Place]:
     """Yield where ids of the *kinds* stand; those with a check digit have the right one."""
+    encoded = text.encode()
     for name, pattern, check in _IDS:
-        if name not in kinds:
+        if name not in kinds or _PERHAPS[name].first(encoded) < 0:
             continue
         for match in pattern.finditer(text):
             if name == "in_aadhaar" and not _AADHAAR.search(text, max(0, match.start() - 40), match.start()):

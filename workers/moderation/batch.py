@@ -95,8 +95,7 @@ class Batch:
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = candidates
         self.texts = [candidate.text for candidate in candidates]
-        self.folded = fold_all(self.texts)
-        self._origins: dict[int, Origin] = {}
+        self.folded, self._origins = fold_all(self.texts)
 
     @cached_property
     def joined(self) -> Joined:

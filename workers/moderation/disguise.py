@@ -282,37 +282,46 @@ class Wildcards:
     """Terms in which letters were replaced by signs: `f*ck`, `f**k`, `sh#t`."""
 
     def __init__(self, patterns: Iterable[Pattern]) -> None:
-        self._whole: dict[tuple[str, int], dict[str, Pattern]] = defaultdict(dict)
-        self._beginnings: dict[tuple[str, int], dict[str, Pattern]] = defaultdict(dict)
+        # By first letter and length; each once for its owner.
+        self._whole: dict[tuple[str, int], dict[tuple[str, int], Pattern]] = defaultdict(dict)
+        self._beginnings: dict[tuple[str, int], dict[tuple[str, int], Pattern]] = defaultdict(dict)
         for pattern in patterns:
             text = pattern.term.text.lower()
             if pattern.words == 1 and len(text) >= 4:
                 table = self._beginnings if pattern.term.open_end else self._whole
-                table[text[0], len(text)].setdefault(f"{text} {pattern.owner}", pattern)
+                table[text[0], len(text)].setdefault((text, pattern.owner), pattern)
+        self._longest = max((size for _, size in (*self._whole, *self._beginnings)), default=0)
 
     def find(self, folded: str) -> Iterator[tuple[int, int, Pattern]]:
         """Yield start, end and pattern of every censored term."""
+        known: dict[str, list[Pattern]] = {}
         matches = (match for match in _CENSORED.finditer(folded.lower()) if match[1])
         for match in islice(matches, MAX_CENSORED):
             typed = match[0].rstrip(_NO_LETTERS)[:MAX_CENSORED_LETTERS]
             pieces = [(0, typed)]
             if "-" in typed or "_" in typed:
-                pieces += [(piece.start(), piece[0]) for piece in re.finditer(r"[^\-_]+", typed)]
+                pieces += [(piece.start(), piece[0]) for piece in _BETWEEN_JOINING.finditer(typed)]
             for at, piece in pieces:
                 start = match.start() + at
-                for pattern in self._matching(piece):
+                found = known.get(piece)
+                if found is None:
+                    found = known[piece] = list(self._matching(piece))
+                for pattern in found:
                     yield start, start + len(piece), pattern
 
     def _matching(self, piece: str) -> Iterator[Pattern]:
-        shown = "".join(LEET_DIGITS.get(char) or LEET_SIGNS.get(char) or char for char in piece)
-        if not any(char in _HIDING for char in shown):
+        shown = piece.translate(_LEET)
+        if _HIDING.isdisjoint(shown):
             return
-        for size in range(4, len(shown) + 1):
+        for size in range(4, min(len(shown), self._longest) + 1):
             tables = (self._whole, self._beginnings) if size == len(shown) else (self._beginnings,)
             for table in tables:
-                for pattern in table.get((shown[0], size), {}).values():
-                    if _hides(shown[:size], pattern.term.text.lower()):
+                for (text, _), pattern in table.get((shown[0], size), {}).items():
+                    if (text[1] == shown[1] or shown[1] in _HIDING) and _hides(shown[:size], text):
                         yield pattern
+
+
+_BETWEEN_JOINING = re.compile(r"[^\-_]+")
 
 
 def _hides(shown: str, text: str) -> bool:

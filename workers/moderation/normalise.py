@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
@@ -35,7 +35,8 @@ _INVISIBLE_CATEGORIES = frozenset({"Mn", "Me", "Cf", "Cs", "Co", "Cn"})
 # Drawn as nothing although they are letters or spaces by category.
 _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800\u17b4\u17b5\u034f")
 _KEPT_CONTROLS = frozenset("\t\n\r\x0b\x0c\x85")
-_OVERRIDE = re.compile("\u202e([^\u202c\n]*)")
+_BACKWARDS = "\u202e"
+_OVERRIDE = re.compile(f"{_BACKWARDS}([^\u202c\n]*)")
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 
 
@@ -126,16 +127,26 @@ for _block in (
         _TABLE[_code] = _fold_char(chr(_code))
 
 
+class _Shortened(dict[str, str]):
+    """What is kept of each folded character in a text that grows too long: one letter or digit, or a sign."""
+
+    def __missing__(self, piece: str) -> str:
+        kept = self[piece] = next(filter(str.isalnum, piece), piece[:1])
+        return kept
+
+
+_SHORTENED = _Shortened()
+_MORE = tuple(max(0, size - 1) for size in range(MAX_EXPANSION + 1))  # characters than the one that was typed
+
+
 def _pieces(text: str) -> list[str]:
     """Return what each character of *text* folds to where it stands."""
     pieces = list(map(_TABLE.__getitem__, map(ord, text)))
-    if sum(map(len, pieces)) > len(text) + MAX_GROWTH:
-        left = MAX_GROWTH
-        for place, piece in enumerate(pieces):
-            if len(piece) > 1:
-                if left <= 0:
-                    pieces[place] = next(filter(str.isalnum, piece), piece[0])
-                left -= len(piece) - 1
+    sizes = list(map(len, pieces))
+    if sum(sizes) > len(text) + MAX_GROWTH:
+        # As far as the text may grow, that is; without a loop over thousands of characters.
+        grown = bisect_left(list(accumulate(map(_MORE.__getitem__, sizes))), MAX_GROWTH) + 1
+        pieces[grown:] = map(_SHORTENED.__getitem__, pieces[grown:])
     return pieces
 
 
@@ -144,28 +155,50 @@ def is_plain(text: str) -> bool:
     return text.isascii() and (text.isprintable() or _CONTROLS.search(text) is None)
 
 
-def fold_all(texts: list[str]) -> list[str]:
-    """Return `fold` of each of *texts*; *texts* itself when that leaves all as they are."""
+def fold_all(texts: list[str]) -> tuple[list[str], dict[int, Origin]]:
+    """Return `fold` of each of *texts*, and the origins that were needed for some of them.
+
+    *texts* itself when folding leaves all as they are.
+    """
     joined = "".join(texts)
+    origins: dict[int, Origin] = {}
     if joined.isascii() and (joined.isprintable() or _CONTROLS.search(joined) is None):
-        return texts
-    return [text if text.isascii() and text.isprintable() else fold(text) for text in texts]
+        return texts, origins
+    folded = list(texts)
+    for place, text in enumerate(texts):
+        if text.isascii() and text.isprintable():
+            continue
+        quickly = _fold_quickly(text)
+        if quickly is None:
+            origins[place] = origin = Origin(text)
+            quickly = origin.folded
+        folded[place] = quickly
+    return folded, origins
 
 
 def fold(text: str) -> str:
     """Return *text* as a reader sees it. Case is kept; length is not."""
+    quickly = _fold_quickly(text)
+    return Origin(text).folded if quickly is None else quickly
+
+
+def _fold_quickly(text: str) -> str | None:
+    """Return *text* folded unless it grows too long or is read backwards somewhere.
+
+    Not of a long text either: most of those that anybody makes need an `Origin` afterwards.
+    """
     if is_plain(text):
         return text
+    if len(text) > MAX_GROWTH:
+        return None
     folded = text.translate(_TABLE)
-    if len(folded) <= len(text) + MAX_GROWTH and "\u202e" not in text:
-        return folded
-    return "".join(_read(text)[0])
+    return folded if len(folded) <= len(text) + MAX_GROWTH and _BACKWARDS not in text else None
 
 
 def _read(text: str) -> tuple[list[str], Sequence[int]]:
     """Return what characters fold to, in the order in which they are read, and where each stands in *text*."""
     pieces = _pieces(text)
-    if "\u202e" not in text:
+    if _BACKWARDS not in text:
         return pieces, range(len(text))
     places = list(range(len(text)))
     for start, end in _overridden(text):
@@ -187,16 +220,17 @@ def _overridden(text: str) -> Iterator[tuple[int, int]]:
 
 
 class Origin:
-    """Where each character of a folded text came from."""
+    """A folded text, and where each of its characters came from."""
 
-    __slots__ = ("_ends", "_places", "_text")
+    __slots__ = ("_ends", "_places", "_text", "folded")
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        self._text = self.folded = text
         self._ends: list[int] = []  # where what each character folds to ends in the folded text
         self._places: Sequence[int] = ()
         if not is_plain(text):
             pieces, self._places = _read(text)
+            self.folded = "".join(pieces)
             self._ends = list(accumulate(map(len, pieces)))
 
     def span(self, start: int, end: int) -> tuple[int, int]:

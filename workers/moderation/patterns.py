@@ -14,8 +14,9 @@ MAX_PATTERN_CHARACTERS = 2_000
 # all of them for each character: 8,000 characters times this many is about a millisecond's work.
 MAX_PROGRAM = 1_500
 _MAX_MEMORY = 4 << 20
-# Matches that are masked one by one; re2 needs no such limit to search, only making spans takes time.
-MAX_MATCHES = 500
+# Matches that are masked one by one, and the rest of the text as one. Each search may read to the end of the text, for
+# the sake of an alternative that began and never ends.
+MAX_MATCHES = 100
 
 
 class UnsafePattern(ValueError):

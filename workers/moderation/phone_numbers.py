@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import NamedTuple
 
 import phonenumbers
 
@@ -49,6 +50,7 @@ _NANP = frozenset({"US", "CA", "PR", "DO", "JM", "BS", "TT"})
 _NANP_SHAPES = ((3, 3, 4), (10,), (1, 3, 3, 4), (11,), (3, 7), (6, 4), (1, 3, 7), (3, 3, 2, 2))
 # Regions in which a national number is written with a 0 before it; without one it is not one.
 _WITH_TRUNK = words("GB DE FR NL BE AT CH SE FI IE AU NZ JP KR ZA IN TR UA RO BG HR RS SI SK ID MY TH IL EG")
+_NANP_BEGINNING = frozenset(shape[0] for shape in _NANP_SHAPES) | frozenset(range(16, 32))  # 16 on: spelled out
 _MOST_GROUPS = 8
 # Five or more single digits in a row are one number that was spelled out.
 _GROUP_OR_SPELLED = re.compile(r"(?<![0-9])[0-9](?:[ .\-/()]{1,3}[0-9](?![0-9])){4,}|[0-9]+")
@@ -83,25 +85,38 @@ def _valid(number: str, region: str | None) -> bool:
 def find_phones(text: str, regions: tuple[str, ...]) -> Iterator[Place]:
     """Yield where phone numbers stand: international ones, and national ones of *regions*."""
     blanked = _OTHER.sub(lambda match: ":" * len(match[0]), text)
+    plans = _plans(regions)
     checks = 0
     for match in _RUN.finditer(blanked):
         if match.end() - match.start() < _DIGITS[0]:
             continue
-        run = _Run(blanked, match.span(), regions)
-        while run.first < len(run.groups):
-            if not run.may_begin():
-                run.first += 1
+        run = _Run(blanked, match.span(), plans)
+        # Of thousands of groups, such as fractions and dates, few may begin a number: only those are looked at.
+        for first in run.beginnings():
+            if first < run.after:
                 continue
-            last = 0
+            run.first = first
             for end, number, region in run.readings():
                 checks += 1
                 if checks > MAX_CHECKS or _valid(number, region):
-                    last = end
+                    yield run.place(end)
+                    run.after = end
                     break
-            if last:
-                yield run.place(last)
-                run.after = last
-            run.first = last or run.first + 1
+
+
+class _Plans(NamedTuple):
+    """The regions whose national numbers are looked for."""
+
+    nanp: tuple[str, ...]
+    others: tuple[str, ...]
+    without_trunk: bool  # in some of them a number does not begin with 0
+
+
+@cache
+def _plans(regions: tuple[str, ...]) -> _Plans:
+    others = tuple(region for region in regions if region not in _NANP)
+    without_trunk = any(region not in _WITH_TRUNK for region in others)
+    return _Plans(tuple(region for region in regions if region in _NANP), others, without_trunk)
 
 
 # Before digits that nothing divides, these say that they are data, unless a phone is named as well.
@@ -121,16 +136,13 @@ class _Run:
     `first` is the group at which a number is looked for, `after` the one behind the last number found.
     """
 
-    def __init__(self, text: str, span: Place, regions: tuple[str, ...]) -> None:
+    def __init__(self, text: str, span: Place, plans: _Plans) -> None:
         self.text = text
         self.groups = [group.span() for group in _GROUP_OR_SPELLED.finditer(text, *span)]
         self.first = self.after = 0
         self._floor = span[0]
-        self._sizes = tuple(end - start for start, end in self.groups)
-        self._uniform = len(set(self._sizes)) == 1
-        self._nanp_regions = [region for region in regions if region in _NANP]
-        self._other_regions = [region for region in regions if region not in _NANP]
-        self._without_trunk = any(region not in _WITH_TRUNK for region in self._other_regions)
+        self._sizes = tuple([end - start for start, end in self.groups])
+        self._plans = plans
         self._plus = "+" in text[max(0, span[0] - 2) : span[1]]
 
     def place(self, last: int) -> Place:
@@ -140,15 +152,26 @@ class _Run:
             start -= 1
         return start, self.groups[last - 1][1]
 
-    def may_begin(self) -> bool:
-        """Say, cheaply, whether there may be `readings` at all: fractions and dates are thousands of groups."""
-        first = self.first
-        size = self._sizes[first]
-        return (
-            bool(self._nanp_regions and _nanp_groups(self._sizes[first : first + 4]))
-            or (size > 1 and (self._without_trunk or self.text[self.groups[first][0]] == "0"))
-            or (self._plus and self._behind_plus(self.groups[first][0]))
-        )
+    def beginnings(self) -> list[int]:
+        """Return, cheaply, the groups for which there may be `readings`."""
+        groups, sizes, plans = self.groups, self._sizes, self._plans
+        if self._plus:
+            return list(range(len(groups)))
+        starts = "".join([self.text[start] for start, _ in groups])
+        found = [
+            first
+            for first, (size, digit) in enumerate(zip(sizes, starts, strict=True))
+            if size > 1 and (digit == "0" or plans.without_trunk)
+        ]
+        if plans.nanp:
+            shapes = _NANP_BEGINNING.intersection(sizes)
+            if shapes:
+                found += [
+                    first
+                    for first, size in enumerate(sizes)
+                    if size in shapes and _nanp_groups(sizes[first : first + 4])
+                ]
+        return sorted(set(found))
 
     def _behind_plus(self, start: int) -> bool:
         return self.text[max(0, start - 2) : start].rstrip("(").endswith("+")
@@ -173,7 +196,7 @@ class _Run:
         zero = self.text[start] == "0"
         if end - start == 1 or (self.first != self.after and self._gap(self.first) != "/"):
             return
-        if not zero and not self._without_trunk:
+        if not zero and not self._plans.without_trunk:
             return
         for last, digits in self._stretches():
             if digits.startswith("00"):
@@ -182,20 +205,20 @@ class _Run:
                 last == len(self.groups) or self.text[self.groups[last][0]] == "0" or "(" in self._gap(last)
             ):
                 continue
-            for region in self._other_regions:
+            for region in self._plans.others:
                 if zero or (region not in _WITH_TRUNK and last > self.first + 1):
                     yield last, digits, region
 
     def _nanp(self) -> Iterator[Reading]:
         """Yield the North American number at `first`: area and exchange never begin with 0 or 1."""
-        if not self._nanp_regions:
+        if not self._plans.nanp:
             return
         for groups in _nanp_groups(self._sizes[self.first : self.first + 4]):
             last = self.first + groups
             digits = self._digits(last)
             ten = digits[1:] if len(digits) == 11 and digits[0] == "1" else digits
             if len(ten) == 10 and ten[0] in "23456789" and ten[3] in "23456789":
-                yield from ((last, digits, region) for region in self._nanp_regions)
+                yield from ((last, digits, region) for region in self._plans.nanp)
                 return
 
     def _believed(self, start: int) -> bool:
@@ -207,7 +230,7 @@ class _Run:
         if size < _DIGITS[0]:
             return True
         # One long group: not a column of numbers or a fraction, not an example.
-        if (not self._uniform and size <= _DIGITS[-1]) or self.text[start : start + size] in _EXAMPLES:
+        if (len(set(self._sizes)) > 1 and size <= _DIGITS[-1]) or self.text[start : start + size] in _EXAMPLES:
             return False
         return _DATA.search(before) is None or _PHONE.search(before) is not None
 

@@ -8,11 +8,12 @@ signs; the words remember where they stood.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Mapping
+from copy import copy
 from functools import cached_property
-from itertools import accumulate, compress
-from operator import add
+from itertools import accumulate, chain, compress, repeat
+from operator import add, ne
 
 from workers.moderation.confusables import CURRENCY_LETTERS, LOOSE
 
@@ -53,10 +54,10 @@ _SPELLED = re.compile(
     + "|".join(rf" {{{gap}}}[^ ](?![^ ])(?: {{1,{gap}}}[^ ](?![^ ]))*+" for gap in range(1, _WIDEST_GAP + 1))
     + ")"
 )
-_NO_LETTER = re.compile(r"[^\w' ]|[\d_]")
+_NO_LETTER = re.compile(r"[^\w' ]")  # what is left of digits and underscores in folded text is ASCII
 _EDGE_APOSTROPHE = re.compile(r"(?<![^ '])'|'(?![^ '])")
 _END_OF_WORD = re.compile(b"![! ]")
-_DOUBLED = re.compile(r"(.)\1+")
+_DOUBLED = re.compile(r"(.)\1")
 
 
 def skeleton(word: str) -> str:
@@ -66,7 +67,9 @@ def skeleton(word: str) -> str:
 
 def squeeze(word: str) -> str:
     """Return *word* with every run of one letter cut to one."""
-    return _DOUBLED.sub(r"\1", word)
+    if _DOUBLED.search(word) is None:
+        return word
+    return "".join(compress(word, map(ne, word, chain(word[1:], (None,)))))
 
 
 def has_leet(folded: str) -> bool:
@@ -84,6 +87,10 @@ def collapse(view: bytes) -> bytes:
     return b" %b " % b" ".join(view.split())
 
 
+# Words whose places are found one by one.
+_FEW = 3
+
+
 class View:
     """One text as skeleton words. `text` has one space before, between and behind them.
 
@@ -91,18 +98,34 @@ class View:
     when it is asked for.
     """
 
-    def __init__(self, source: str, ends: Mapping[int, int] | None = None, shapes: list[str] | None = None) -> None:
+    def __init__(self, source: str, ends: Mapping[int, int] | None = None) -> None:
         """*source*: the folded text with nothing but words, apostrophes inside them and spaces.
 
-        *ends*: of words that stood apart in the folded text, by where they start. *shapes*: the words
-        as they are searched, if otherwise than they are.
+        *ends*: of words that stood apart in the folded text, by where they start.
         """
         self.source = source
-        self.words = source.replace("'", "").split()
-        shapes = self.words if shapes is None else shapes
-        self.text = f" {' '.join(shapes)} "
+        self._pieces = source.split(" ")
+        self.words = list(filter(None, self._pieces))
+        if "'" in source:
+            self.words = [word.replace("'", "") for word in self.words]
+        self.text = f" {' '.join(self.words)} "
         self._ends = ends or {}
-        self._starts = list(accumulate(map(len, shapes), lambda start, size: start + size + 1, initial=1))
+        self._asked = 0
+
+    def squeezed(self) -> View | None:
+        """Return this view searched with every run of one letter cut to one; None if it has no run."""
+        text = squeeze(self.text)
+        if text == self.text:
+            return None
+        view = copy(self)  # with the places, if they are known
+        view.__dict__.pop("_starts", None)
+        view.text = text
+        return view
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Where each word starts in `text`."""
+        return list(accumulate(map(add, map(len, self.text.split()), repeat(1)), initial=1))
 
     def words_at(self, start: int, end: int) -> tuple[int, int]:
         """Return the first word and one past the last word that the match from *start* to *end* touches."""
@@ -114,19 +137,25 @@ class View:
 
     def span(self, first: int, last: int) -> tuple[int, int]:
         """Return where the words from *first* to before *last* stand in the folded text."""
-        starts, sizes = self._places
-        start = starts[last - 1]
-        return starts[first], self._ends.get(start) or start + sizes[last - 1]
+        self._asked += 1
+        if self._asked <= _FEW:
+            start, size = self._place(last - 1)
+            begin = start if first == last - 1 else self._place(first)[0]
+        else:
+            starts, sizes = self._places
+            begin, start, size = starts[first], starts[last - 1], sizes[last - 1]
+        return begin, self._ends.get(start) or start + size
 
-    def word_from(self, start: int) -> int:
-        """Return the word that starts at *start* of the folded text."""
-        return bisect_left(self._places[0], start)
+    def _place(self, word: int) -> tuple[int, int]:
+        """Return what `_places` has for one *word*, which is quicker to find out for a few of them."""
+        rest = self.source.split(None, word)[word]
+        size = rest.find(" ")
+        return len(self.source) - len(rest), size if size >= 0 else len(rest)
 
     @cached_property
     def _places(self) -> tuple[list[int], list[int]]:
         """Where each word starts in the folded text, and how long it is there."""
-        pieces = self.source.split(" ")
-        sizes = list(map(len, pieces))
+        sizes = list(map(len, self._pieces))
         starts = map(add, accumulate(sizes, initial=0), range(len(sizes)))
         return list(compress(starts, sizes)), list(filter(None, sizes))
 
@@ -157,27 +186,24 @@ def leet_view(folded: str) -> View:
     return _view(_translate(text, LEET_TABLE))
 
 
-def squeezed_view(view: View) -> View | None:
-    """Return *view* searched with every run of one letter cut to one; None if it has no run."""
-    text = squeeze(view.text)
-    return None if text == view.text else View(view.source, shapes=text.split())
-
-
 def has_single_letters(view: View) -> bool:
     """Say whether three single letters follow one another."""
     return _SINGLES.search(view.text) is not None
 
 
-def spelled_view(view: View) -> tuple[View, list[int]]:
-    """Return *view* with words that were s p e l l e d out put together, and which words those are."""
+def spelled_view(view: View) -> tuple[View, list[tuple[str, tuple[int, int]]]]:
+    """Return *view* with words that were s p e l l e d out put together, and these with where they stand."""
     ends: dict[int, int] = {}
+    joined: list[tuple[str, tuple[int, int]]] = []
 
     def put_together(match: re.Match[str]) -> str:
-        letters = match[0].replace(" ", "")
+        typed = match[0]
+        letters = typed.replace(" ", "")
         if len(letters) < 3:
-            return match[0]
-        ends[match.start()] = match.end()
-        return letters.ljust(len(match[0]))
+            return typed
+        start, end = span = match.span()
+        ends[start] = end
+        joined.append((letters, span))
+        return letters.ljust(len(typed))
 
-    spelled = View(_SPELLED.sub(put_together, view.source), ends)
-    return spelled, [spelled.word_from(start) for start in ends]
+    return View(_SPELLED.sub(put_together, view.source), ends), joined

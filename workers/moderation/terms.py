@@ -26,7 +26,6 @@ from workers.moderation.skeleton import (
     skeleton,
     spelled_view,
     squeeze,
-    squeezed_view,
 )
 from workers.moderation.wordlist import Term
 
@@ -151,7 +150,7 @@ class TermIndex:
         self._find_in(plain, Reading.PLAIN if plain is not leet else Reading.LEET, search)
         if plain is not leet:
             self._find_in(leet, Reading.LEET, search)
-        squeezed = squeezed_view(leet)
+        squeezed = leet.squeezed()
         if squeezed is not None:
             self._find_in(squeezed, Reading.LEET, search)
         if not search.full:
@@ -190,8 +189,8 @@ class TermIndex:
         spelled, joined = spelled_view(view)
         self._find_in(spelled, Reading.LEET, search)
         letters = MAX_SPELLED_LETTERS
-        for place in joined:
-            word, span = spelled.words[place][:letters], spelled.span(place, place + 1)
+        for whole, span in joined:
+            word = whole[:letters]
             letters -= len(word)
             if not word:
                 return

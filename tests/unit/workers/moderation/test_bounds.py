@@ -18,6 +18,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from ticketwire.lifecycle import settle_gc
 from workers.moderation.flood import FloodMemory
 from workers.moderation.policy_files import default_policy_path, load_policy
 from workers.moderation.rules import RuleSet
@@ -34,10 +35,11 @@ RULES = RuleSet(load_policy(default_policy_path()))
 
 @pytest.fixture(scope="module", autouse=True)
 def _frozen() -> Iterator[None]:
-    """Collect garbage as a worker does: not what was there before the first message."""
-    gc.collect()
-    gc.freeze()
+    """Collect garbage as a worker does: rarely, and not what was there before the first message."""
+    thresholds = gc.get_threshold()
+    settle_gc()
     yield
+    gc.set_threshold(*thresholds)
     gc.unfreeze()
 
 
