@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from delivery import metrics
-from schemas.message_id import MessageId
+from schemas.message_id import ZERO, MessageId
 from ticketwire.bus.bus import Bus
 from ticketwire.bus.readers import Mark, advance
 from ticketwire.errors import Unavailable
@@ -43,6 +43,7 @@ class Marks:
         self._every = every_s
         self._life_ms = days * DAY_MS
         self._news: dict[str, dict[tuple[str, str], _Reached]] = {}
+        self._writing: dict[str, dict[tuple[str, str], _Reached]] = {}  # news on their way to Redis
 
     def acked(self, ticket: str, user: str, device: str, position: MessageId, *, back: bool = False) -> None:
         """The device has everything up to *position*. *back*: even if it had more before (`reset`)."""
@@ -50,6 +51,18 @@ class Marks:
 
     def read(self, ticket: str, user: str, position: MessageId) -> None:
         self._note(ticket, user, "").merge(None, position, False)
+
+    def cursor(self, ticket: str, user: str, device: str) -> tuple[MessageId, bool] | None:
+        """Where the device is by news that Redis may not have yet, and whether it went back there; None: no news.
+
+        Ask before Redis is asked: what is written in between is then found there.
+        """
+        found = [
+            reached
+            for news in (self._news, self._writing)
+            if (reached := news.get(ticket, {}).get((user, device))) is not None and reached.acked is not None
+        ]
+        return (found[0].acked or ZERO, any(reached.back for reached in found)) if found else None
 
     def _note(self, ticket: str, user: str, device: str) -> _Reached:
         return self._news.setdefault(ticket, {}).setdefault((user, device), _Reached())
@@ -73,6 +86,7 @@ class Marks:
         news, self._news = self._news, {}
         if not news:
             return
+        self._writing = news
         marks = {
             ticket: [Mark(user, device, _text(r.acked), _text(r.read), r.back) for (user, device), r in reached.items()]
             for ticket, reached in news.items()
@@ -86,6 +100,8 @@ class Marks:
                     newer.merge(old.acked if newer.acked is None else None, old.read, False)
                     newer.back |= old.back
             raise
+        finally:
+            self._writing = {}
         metrics.MARKS.inc(sum(map(len, marks.values())))
 
 

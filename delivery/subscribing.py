@@ -42,8 +42,12 @@ def past_message(event: Confirmed) -> dict[str, object]:
 async def begin(services: Services, room: Room, identity: Identity, device: str, request: Subscribe) -> Beginning:
     """Decide on *request* in its *room*, which was entered. Raises Unavailable."""
     ticket = room.ticket
+    lately = services.marks.cursor(ticket, identity.user, device) if device else None
     known = await standing(services.bus, ticket, identity.user, device)
     since = MessageId.parse(request.since or known.cursor) if request.since or known.cursor else None
+    if lately is not None and request.since is None:
+        at, back = lately
+        since = at if back or since is None else max(since, at)
     resume: Resume = "none"
     if since is not None:
         resume = "full" if await joins(services.backlog, services.rooms, room, since) else "reset"

@@ -148,6 +148,24 @@ async def test_a_device_goes_on_where_it_acknowledged(start_tier: StartTier) -> 
     assert (await other.one("subscribed"))["resume"] == "none"
 
 
+async def test_a_page_loaded_anew_at_once_goes_on_where_it_acknowledged(start_tier: StartTier) -> None:
+    """Though its position has not been written to Redis yet: the node remembers what it will write."""
+    tier = await start_tier(marks_seconds=60)
+    first = await v1(tier, user="anna", device="phone", resume={"7": None})
+    await first.one("subscribed")
+    sent = [await tier.worker.send("7") for _ in range(3)]
+    await first.until_events(3)
+    seat = next(iter(tier.node.clients.services.clients))._seats["7"]  # type: ignore[attr-defined]
+    await until(lambda: seat.acks.acked == sent[2].position)
+    await first.socket.close()
+    missed = await tier.worker.send("7", "missed")
+    again = await v1(tier, user="anna", device="phone", resume={"7": None})
+    await again.one("caught_up")
+    assert again.of("subscribed")[0]["resume"] == "full"
+    assert again.ids() == [missed.message_id]
+    assert tier.redis.hgetall("chat:7:cursors") == {}
+
+
 async def test_a_device_that_was_reset_is_not_reset_for_ever(start_tier: StartTier) -> None:
     """Its stored position may go back, which otherwise never happens."""
     tier = await start_tier(marks_seconds=0.05)
