@@ -137,9 +137,10 @@ def _no_check(_compact: str) -> bool:
 
 
 _E = r"(?![A-Za-z0-9])"
+# `re` skips to the first character quickly: what may not stand before most of them is asked behind it.
 _S = r"(?<![A-Za-z0-9])"
 _IDS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
-    ("us_ssn", re.compile(_S + r"(?<!-)[0-9]{3}([- ])[0-9]{2}\1[0-9]{4}(?!-)" + _E), us_ssn),
+    ("us_ssn", re.compile(r"[0-9](?<![A-Za-z0-9-][0-9])[0-9]{2}([- ])[0-9]{2}\1[0-9]{4}(?!-)" + _E), us_ssn),
     (
         "uk_nino",
         re.compile(
@@ -147,15 +148,29 @@ _IDS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
         ),
         _no_check,
     ),
-    ("es_dni", re.compile(_S + r"(?:[0-9]{8}|[XYZ][- ]?[0-9]{7})[- ]?[A-HJ-NP-TV-Z]" + _E, re.I), spanish_id),
+    (
+        "es_dni",
+        re.compile(
+            r"[0-9XYZ](?<![A-Za-z0-9][0-9XYZ])(?:(?<=[0-9])|(?<=[XYZ])[- ]?)[0-9]{7}[- ]?[A-HJ-NP-TV-Z]" + _E, re.I
+        ),
+        spanish_id,
+    ),
     (
         "fr_nir",
-        re.compile(_S + r"[12] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{3} ?[0-9]{3} ?[0-9]{2}" + _E),
+        re.compile(r"[12](?<![A-Za-z0-9][12]) ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{3} ?[0-9]{3} ?[0-9]{2}" + _E),
         french_nir,
     ),
-    ("it_cf", re.compile(_S + r"[A-Z]{6}[0-9]{2}[A-EHLMPRST][0-9]{2}[A-Z][0-9]{3}[A-Z]" + _E, re.I), italian_code),
-    ("br_cpf", re.compile(_S + r"[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}" + _E), brazilian_cpf),
-    ("in_aadhaar", re.compile(_S + r"(?<![0-9] )[2-9][0-9]{3}([ -])[0-9]{4}\1[0-9]{4}(?! ?[0-9])" + _E), aadhaar),
+    (
+        "it_cf",
+        re.compile(r"[A-Z](?<![A-Za-z0-9][A-Z])[A-Z]{5}[0-9]{2}[A-EHLMPRST][0-9]{2}[A-Z][0-9]{3}[A-Z]" + _E, re.I),
+        italian_code,
+    ),
+    ("br_cpf", re.compile(r"[0-9](?<![A-Za-z0-9][0-9])[0-9]{2}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}" + _E), brazilian_cpf),
+    (
+        "in_aadhaar",
+        re.compile(r"[2-9](?<![A-Za-z0-9][2-9])(?<![0-9] [2-9])[0-9]{3}([ -])[0-9]{4}\1[0-9]{4}(?! ?[0-9])" + _E),
+        aadhaar,
+    ),
 )
 # One in ten numbers of twelve digits has a right check digit: this one is believed behind its name only.
 _AADHAAR = re.compile(r"aadh?aa?r|uidai", re.I)

@@ -30,11 +30,13 @@ _RUN = re.compile(
 )
 _GROUP = re.compile(r"[0-9]+")
 # Dates, times, addresses of the Internet, ZIP+4: digits that are no phone number however they are grouped.
+# `re` skips to the first digit quickly, which is why what may not stand before it is asked behind it.
 _OTHER = re.compile(
-    r"(?<![0-9])(?:[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:19|20)[0-9]{2})(?![0-9])"
-    r"|(?<![0-9.+])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9.])"
-    r"|(?<![0-9+-])(?<![0-9] )[0-9]{5}-[0-9]{4}(?![0-9-])"
-    r"|(?<![0-9])[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?![0-9])"
+    r"[0-9](?<![0-9]{2})(?:"
+    r"(?:[0-9]{3}[-/.][0-9]{1,2}[-/.][0-9]{1,2}|[0-9]?[-/.][0-9]{1,2}[-/.](?:19|20)[0-9]{2})(?![0-9])"
+    r"|(?<![.+][0-9])[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![0-9.])"
+    r"|(?<![+-][0-9])(?<![0-9] [0-9])[0-9]{4}-[0-9]{4}(?![0-9-])"
+    r"|[0-9]?:[0-9]{2}(?::[0-9]{2})?(?![0-9]))"
 )
 # Words that say what a number is, when it is not a phone number.
 _REFERENCE = Linear(
@@ -157,20 +159,18 @@ class _Run:
         groups, sizes, plans = self.groups, self._sizes, self._plans
         if self._plus:
             return list(range(len(groups)))
-        starts = "".join([self.text[start] for start, _ in groups])
-        found = [
-            first
-            for first, (size, digit) in enumerate(zip(sizes, starts, strict=True))
-            if size > 1 and (digit == "0" or plans.without_trunk)
-        ]
-        if plans.nanp:
-            shapes = _NANP_BEGINNING.intersection(sizes)
-            if shapes:
-                found += [
-                    first
-                    for first, size in enumerate(sizes)
-                    if size in shapes and _nanp_groups(sizes[first : first + 4])
-                ]
+        found: list[int] = []
+        starts = [self.text[start] for start, _ in groups]
+        if plans.without_trunk:
+            found = [first for first, size in enumerate(sizes) if size > 1]
+        elif "0" in starts:
+            found = [first for first, digit in enumerate(starts) if digit == "0" and sizes[first] > 1]
+        if plans.nanp and not _NANP_BEGINNING.isdisjoint(sizes):
+            found += [
+                first
+                for first, size in enumerate(sizes)
+                if size in _NANP_BEGINNING and _nanp_groups(sizes[first : first + 4])
+            ]
         return sorted(set(found))
 
     def _behind_plus(self, start: int) -> bool:

@@ -50,7 +50,7 @@ _SINGLES = re.compile(r" \S \S \S ")
 _WIDEST_GAP = 4
 # A gap wider than the first one ends a word: people who space out letters space words wider.
 _SPELLED = re.compile(
-    "(?<![^ ])[^ ](?:"
+    "[^ ](?= )(?<![^ ]{2})(?:"
     + "|".join(rf" {{{gap}}}[^ ](?![^ ])(?: {{1,{gap}}}[^ ](?![^ ]))*+" for gap in range(1, _WIDEST_GAP + 1))
     + ")"
 )
