@@ -50,9 +50,13 @@ class Notice:
     user: str  # whom it is about; empty for several
     payload: str
     version: int = 0  # of a presence_diff
+    own: bool = False  # a receipt that is news to its user's other devices: what was read
 
 
 NOTICES = frozenset(("typing", "receipt", "presence_diff"))
+
+
+_decode = json.JSONDecoder().raw_decode  # without the search for blanks around it
 
 
 class Changed:
@@ -68,10 +72,14 @@ def read_event(payload: str) -> tuple[Event, MessageId] | Notice | Changed | Non
     What cannot be read is taken as "something changed": the log has the truth.
     """
     try:
-        fields = json.loads(payload)
+        fields, end = _decode(payload)
         kind = fields["type"]
+        if end != len(payload):
+            return CHANGED
         if kind in NOTICES:
-            return Notice(kind, str(fields.get("user_id", "")), payload, int(fields.get("version", 0)))
+            return Notice(
+                kind, str(fields.get("user_id", "")), payload, int(fields.get("version", 0)), "read" in fields
+            )
         if kind in ("message_deleted", "message_updated"):
             change = Confirmed(
                 fields["ticket_id"],

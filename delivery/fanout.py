@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 from delivery import metrics
@@ -33,21 +33,25 @@ class Audience(Protocol):
         """Give *events* to all, by way of *outbox* if there is one; return how many frames and bytes that were."""
 
 
-def joined(frames: Iterable[bytes], limit: int = WRITE_BYTES) -> Iterator[bytes]:
+def joined(frames: list[bytes], limit: int = WRITE_BYTES) -> list[bytes]:
     """Join *frames* in order into pieces of at least one frame and at most about *limit* bytes.
 
     An empty frame is an event that this encoding does not show.
     """
+    if len(frames) == 1 and frames[0]:
+        return frames
+    pieces: list[bytes] = []
     piece: list[bytes] = []
     size = 0
     for frame in filter(None, frames):
         if piece and size + len(frame) > limit:
-            yield b"".join(piece)
+            pieces.append(b"".join(piece))
             piece, size = [], 0
         piece.append(frame)
         size += len(frame)
     if piece:
-        yield piece[0] if len(piece) == 1 else b"".join(piece)
+        pieces.append(b"".join(piece))
+    return pieces
 
 
 class Outbox:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from delivery import metrics
 from delivery.events import Encoding, Event, Notice
@@ -16,7 +16,8 @@ from delivery.wire import text_frame
 from schemas.message_id import MessageId
 
 # How sockets without and with compression are written to: an event of others, one of their own user.
-_KINDS: tuple[tuple[Encoding, Encoding], ...] = ((v1, v1_author), (v1_deflated, v1_author_deflated))
+Kind: TypeAlias = tuple[Encoding, Encoding]
+_KINDS: tuple[Kind, Kind] = ((v1, v1_author), (v1_deflated, v1_author_deflated))
 _SHED = {kind: metrics.SHED.labels(kind) for kind in ("typing", "presence_diff")}
 
 
@@ -64,7 +65,7 @@ class Members:
         self._load = load
         self._seats: set[Occupant] = set()
         self._live: set[Occupant] = set()
-        self._order: tuple[list[Writer], list[Writer]] | None = None  # the sockets of the live ones, flat, by kind
+        self._order: list[tuple[Kind, list[Writer]]] | None = None  # the live ones by kind
         self._users: Counter[str] = Counter()  # how many live seats each has
         # Below both of the ledger's totals every live reader has room in its window: nobody needs to be looked at.
         self._least = self._least_size = 0
@@ -129,19 +130,17 @@ class Members:
         # Only authors are told the client_message_id of a message.
         for user in authors:
             mine = [event.confirmed.sender_id == user for event in events]
-            for kind, sockets in zip(_KINDS, _by_kind(seat for seat in self._live if seat.user == user), strict=True):
-                if sockets:
-                    own = [event.frame(kind[yes]) for event, yes in zip(events, mine, strict=True)]
-                    written += _write(own, sockets, outbox)
+            for kind, sockets in _by_kind(seat for seat in self._live if seat.user == user):
+                own = [event.frame(kind[yes]) for event, yes in zip(events, mine, strict=True)]
+                written += _write(own, sockets, outbox)
         if authors:
             others = _by_kind(seat for seat in self._live if seat.user not in authors)
         else:
             if self._order is None:
                 self._order = _by_kind(self._live)
             others = self._order
-        for kind, sockets in zip(_KINDS, others, strict=True):
-            if sockets:
-                written += _write([event.frame(kind[False]) for event in events], sockets, outbox)
+        for kind, sockets in others:
+            written += _write([event.frame(kind[False]) for event in events], sockets, outbox)
         return len(frames) * len(self._live), written
 
     def _make_room(self, count: int, size: int) -> None:
@@ -164,7 +163,8 @@ class Members:
         data = text_frame(notice.payload.encode("utf-8", "replace"))
         if notice.kind == "receipt":
             for seat in list(self._seats):
-                seat.write(data)
+                if notice.own or seat.user != notice.user:
+                    seat.write(data)
         elif notice.kind == "typing":
             if self._load.shedding:
                 _SHED["typing"].inc()
@@ -182,12 +182,12 @@ class Members:
                 seat.write(data)
 
 
-def _by_kind(seats: Iterable[Occupant]) -> tuple[list[Writer], list[Writer]]:
-    """Return the seats' sockets in the order of `_KINDS`."""
+def _by_kind(seats: Iterable[Occupant]) -> list[tuple[Kind, list[Writer]]]:
+    """Return the seats' sockets, flat, those of a kind together."""
     found: tuple[list[Writer], list[Writer]] = [], []
     for seat in seats:
         found[seat.deflates].append(seat.socket)
-    return found
+    return [(kind, sockets) for kind, sockets in zip(_KINDS, found, strict=True) if sockets]
 
 
 def _write(frames: list[bytes], sockets: list[Writer], outbox: Outbox | None) -> int:

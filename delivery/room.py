@@ -14,7 +14,9 @@ from delivery.members import Members
 from delivery.recent import Recent
 from schemas.message_id import MessageId
 
-_VERDICTS = {verdict: metrics.EVENTS.labels(verdict.value) for verdict in Verdict}
+_DELIVERED, _DUPLICATES, _GAPS = (
+    metrics.EVENTS.labels(verdict.value) for verdict in (Verdict.DELIVER, Verdict.DUPLICATE, Verdict.GAP)
+)
 _CHANGED = metrics.EVENTS.labels("changed")
 _UNKNOWN = metrics.EVENTS.labels("unknown")
 
@@ -78,13 +80,16 @@ class Room(Fanout):
             self.missed = True
             return
         verdict = self._feed.judge(event.at, prev)
-        _VERDICTS[verdict].inc()
         if verdict is Verdict.DELIVER:
+            _DELIVERED.inc()
             event.prev = prev
             self._recent.add(event, prev)
             self.emit(event)
         elif verdict is Verdict.GAP:
+            _GAPS.inc()
             self._miss("gap")
+        else:
+            _DUPLICATES.inc()
 
     def on_missed(self) -> None:
         """The subscription was lost and is back."""

@@ -28,6 +28,10 @@ class MessageId(NamedTuple):
 
         Raises ValueError, saying what was found, for anything else.
         """
+        # Two halves far from the largest without the expression, in half the time: this runs twice for every event.
+        left, _, right = text.partition("-")
+        if left.isdecimal() and right.isdecimal() and text.isascii() and len(left) < 19 and len(right) < 19:
+            return cls(int(left), int(right))
         match = _ID.fullmatch(text)
         if match is None:
             raise ValueError(f"message id is {text[:60]!r}, expected <milliseconds>-<sequence>")

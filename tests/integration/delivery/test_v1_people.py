@@ -51,6 +51,19 @@ async def test_acknowledged_and_read_become_receipts_for_the_others(start_tier: 
     assert read == [sent[1].message_id, sent[2].message_id]
 
 
+async def test_a_user_hears_of_the_own_reading_but_not_of_the_own_acknowledging(start_tier: StartTier) -> None:
+    """Another device marks as read what was read on this one; that it was delivered here is nothing to it."""
+    tier = await start_tier(marks_seconds=0.05)
+    anna, phone, laptop = [await v1(tier, user=user, resume={"7": None}) for user in ("anna", "ben", "ben")]
+    for client in (anna, phone, laptop):
+        await client.one("subscribed")
+    sent = await tier.worker.send("7", sender="anna")
+    await anna.one("receipt", user_id="ben", delivered=sent.message_id)
+    await phone.say(type="read", ticket_id="7", position=sent.message_id)
+    await laptop.one("receipt", user_id="ben", read=sent.message_id)
+    assert not [f for f in laptop.of("receipt") if f["user_id"] == "ben" and "read" not in f]
+
+
 async def test_reading_beyond_the_end_is_an_error(tier: Tier) -> None:
     """Nobody has read what was not sent."""
     client = await v1(tier, resume={"7": None})
