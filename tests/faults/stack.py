@@ -42,6 +42,7 @@ class Tier:
         self.nap_s = LEASE_MS / 1000
         self._wake_at: float | None = None  # monotonic seconds; None: nobody said when
         self._process: subprocess.Popen[bytes] | None = None
+        self._doomed: set[int] = set()  # pids that we killed, or told to kill themselves
         prefix = kind.upper()
         self._environment = {
             **environment,
@@ -94,6 +95,8 @@ class Tier:
                 start_new_session=True,  # Ctrl-C is for the harness
                 preexec_fn=die_with_parent(signal.SIGKILL),
             )
+        if instructions:
+            self._doomed.add(self.pid)
 
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -101,6 +104,7 @@ class Tier:
 
     def kill(self) -> None:
         """SIGKILL, and collect it."""
+        self._doomed.add(self.pid)
         self.send(signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
@@ -109,6 +113,10 @@ class Tier:
         """SIGSTOP; `Stack.supervise` wakes it."""
         self._wake_at = time.monotonic() + seconds
         self.send(signal.SIGSTOP)
+
+    def doomed(self, pid: int) -> bool:
+        """Whether one of its processes was meant to die by SIGKILL, whatever else was done to it."""
+        return pid in self._doomed
 
     def wake_if_due(self, now: float) -> None:
         """Wake it when its pause is over. One that paused itself (`instrumented`) sleeps for *self.nap_s* from now."""
