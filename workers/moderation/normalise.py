@@ -24,7 +24,7 @@ from workers.moderation.confusables import CURRENCY, PAIRS, PUNCTUATION, STRICT
 MAX_EXPANSION = 4
 # A text may become longer by so many characters. Of what expands after that, one letter or digit is kept:
 # thousands of fractions or ligatures are no writing, and would be up to four times the work.
-MAX_GROWTH = 1_000
+MAX_GROWTH = 500
 # Most entries that the table may grow to; a text of other characters costs a look-up each after that.
 MAX_TABLE = 80_000
 

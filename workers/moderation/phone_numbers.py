@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
 import phonenumbers
@@ -20,7 +20,7 @@ Place = tuple[int, int]
 
 # What is left of a message after so many candidates is masked by shape alone: bounded work, and a
 # list of numbers does not get through by being long.
-MAX_CHECKS = 60
+MAX_CHECKS = 40
 _DIGITS = range(7, 16)
 # `030 123456`: shorter national numbers cannot be told from other numbers.
 _FEWEST_NATIONAL = 9
@@ -55,7 +55,8 @@ _WITH_TRUNK = words("GB DE FR NL BE AT CH SE FI IE AU NZ JP KR ZA IN TR UA RO BG
 _NANP_BEGINNING = frozenset(shape[0] for shape in _NANP_SHAPES) | frozenset(range(16, 32))  # 16 on: spelled out
 _MOST_GROUPS = 8
 # Five or more single digits in a row are one number that was spelled out.
-_GROUP_OR_SPELLED = re.compile(r"(?<![0-9])[0-9](?:[ .\-/()]{1,3}[0-9](?![0-9])){4,}|[0-9]+")
+_GROUP_OR_SPELLED = re.compile(r"[0-9](?:(?<![0-9]{2})(?:[ .\-/()]{1,3}[0-9](?![0-9])){4,}|[0-9]*)")
+_SHORTEST_SPELLED = 9  # characters
 
 
 @lru_cache(maxsize=4_096)
@@ -95,7 +96,7 @@ def find_phones(text: str, regions: tuple[str, ...]) -> Iterator[Place]:
         run = _Run(blanked, match.span(), plans)
         # Of thousands of groups, such as fractions and dates, few may begin a number: only those are looked at.
         for first in run.beginnings():
-            if first < run.after:
+            if not run.may_begin(first):
                 continue
             run.first = first
             for end, number, region in run.readings():
@@ -173,6 +174,15 @@ class _Run:
             ]
         return sorted(set(found))
 
+    def may_begin(self, first: int) -> bool:
+        """Say whether *first*, one of the `beginnings`, is behind the last number and no piece of a longer one."""
+        if first < self.after:
+            return False
+        return self._plus or first == self.after or self._begins_nanp(first) or self._gap(first) == "/"
+
+    def _begins_nanp(self, first: int) -> bool:
+        return bool(self._plans.nanp and _nanp_groups(self._sizes[first : first + 4]))
+
     def _behind_plus(self, start: int) -> bool:
         return self.text[max(0, start - 2) : start].rstrip("(").endswith("+")
 
@@ -242,11 +252,20 @@ class _Run:
 
     def _stretches(self) -> Iterator[tuple[int, str]]:
         """Yield, longest first, how far a number of acceptable length may reach, and its digits."""
-        ends: list[tuple[int, str]] = []
-        for last in range(self.first + 1, min(self.first + _MOST_GROUPS, len(self.groups)) + 1):
-            digits = self._digits(last)
-            if len(digits) > _DIGITS[-1]:
+        ends: list[int] = []
+        digits = 0
+        for last in range(self.first, min(self.first + _MOST_GROUPS, len(self.groups))):
+            digits += self._counts[last]
+            if digits > _DIGITS[-1]:
                 break
-            if len(digits) in _DIGITS:
-                ends.append((last, digits))
-        return reversed(ends)
+            if digits in _DIGITS:
+                ends.append(last + 1)
+        return ((last, self._digits(last)) for last in reversed(ends))
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        """How many digits each group has: fewer than characters when they were spelled out."""
+        return [
+            size if size < _SHORTEST_SPELLED else sum(map(len, _GROUP.findall(self.text, start, end)))
+            for (start, end), size in zip(self.groups, self._sizes, strict=True)
+        ]
