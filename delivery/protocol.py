@@ -29,6 +29,7 @@ from ticketwire.errors import Unavailable
 log = logging.getLogger(__name__)
 
 EXTENSION = "ticketwire.socket"
+MOST_CONTROLS = 1_000  # pings and pongs of a client between two heartbeats: they cost time, and nobody else counts them
 FULL_RETRY_S = 5  # what a full node asks newcomers to wait; another node may take them at once
 
 
@@ -118,8 +119,8 @@ class SocketProtocol(asyncio.Protocol):
     """One WebSocket, from its accepted handshake on."""
 
     __slots__ = (
-        "_answer_due", "_handler", "_reader", "_registry", "_sockets", "_timer", "_transport", "_waiting", "beat",
-        "closing", "deflates", "paused", "restart_code", "spoke", "write",
+        "_answer_due", "_controls", "_handler", "_reader", "_registry", "_sockets", "_timer", "_transport", "_waiting",
+        "beat", "closing", "deflates", "paused", "restart_code", "spoke", "write",
     )  # fmt: skip
 
     def __init__(
@@ -139,6 +140,7 @@ class SocketProtocol(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: Waiting | None = None
         self._answer_due = False
+        self._controls = 0  # pings and pongs since the last heartbeat
         self.deflates = deflates  # permessage-deflate was negotiated: frames may be compressed
         self.spoke = -1  # of the heartbeat; -1: not open yet
         self.beat = wire.PING  # what a heartbeat sends
@@ -263,6 +265,7 @@ class SocketProtocol(asyncio.Protocol):
 
     def ping(self) -> None:
         self._answer_due = True
+        self._controls = 0
         self.write(self.beat)
 
     def expect_pong(self) -> None:
@@ -284,10 +287,9 @@ class SocketProtocol(asyncio.Protocol):
                     return
                 if self.closing:
                     continue
-                if kind is Opcode.PING:
-                    assert isinstance(payload, bytes)
-                    self.write(wire.pong_frame(payload))
-                elif kind is Opcode.PONG or self._handler is None:
+                if kind is Opcode.PING or kind is Opcode.PONG:
+                    self._control(kind, payload)
+                elif self._handler is None:
                     continue
                 elif isinstance(payload, str):
                     self._handler.on_text(payload)
@@ -296,6 +298,13 @@ class SocketProtocol(asyncio.Protocol):
         except wire.Violation as exc:
             self.close(exc.code, exc.reason)
             self._transport.close()
+
+    def _control(self, kind: Opcode, payload: str | bytes) -> None:
+        self._controls += 1
+        if self._controls > MOST_CONTROLS:
+            self.fail("throttled", f"more than {MOST_CONTROLS} pings and pongs within a heartbeat")
+        elif kind is Opcode.PING and isinstance(payload, bytes):
+            self.write(wire.pong_frame(payload))
 
     def _closed_by_client(self, payload: bytes) -> None:
         if not self.closing:
