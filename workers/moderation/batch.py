@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,10 +18,9 @@ from workers.moderation.normalise import Origin, fold_all
 from workers.moderation.skeleton import LEET_TABLE, NO_LEET_LETTERS, NO_PLAIN_LETTERS, PLAIN_TABLE, calm
 from workers.moderation.verdict import Candidate
 
-# No folded text holds U+0001, and no pattern does, so nothing is found across two messages.
-SEPARATOR = " \x01 "
-# For the expressions of a policy, which may look at the beginning and end of a line.
-LINES = "\n\x01\n"
+# No folded text holds U+0001, and no pattern does, so nothing is found across two messages. Each is a line, since the
+# expressions of a policy may look at the beginning and end of one.
+SEPARATOR = "\n\x01\n"
 
 _DIVIDER = b"\x01"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -37,15 +36,15 @@ class Reading(NamedTuple):
 class Joined:
     """Some messages of a batch as one text."""
 
-    def __init__(self, messages: Sequence[int], texts: Sequence[str], separator: str = SEPARATOR) -> None:
+    def __init__(self, messages: Sequence[int], texts: Sequence[str]) -> None:
         self.messages = messages
         self._texts = texts
-        self.text = f"{separator[-1]}{separator.join(texts)}{separator[0]}"
+        self.text = f"\n{SEPARATOR.join(texts)}\n"
 
     @cached_property
     def readings(self) -> list[Reading]:
         """The text as plain and as leet."""
-        plain, leet = self._encoded, calm(self._encoded)
+        plain, leet = self.encoded, calm(self.encoded)
         return [
             Reading(plain.translate(PLAIN_TABLE, b"'"), plain.translate(PLAIN_TABLE, NO_PLAIN_LETTERS)),
             Reading(leet.translate(LEET_TABLE, b"'"), leet.translate(LEET_TABLE, NO_LEET_LETTERS)),
@@ -53,7 +52,7 @@ class Joined:
 
     def messages_with(self, pattern: Linear) -> Sequence[int]:
         """Return the messages in which *pattern* matches; it looks for one match in each, not for all."""
-        encoded = self._encoded
+        encoded = self.encoded
         start = pattern.first(encoded)
         if start >= 0 and encoded.count(_DIVIDER) >= len(self.messages):
             return self.messages  # one of them, as typed, holds the divider: any of them may match
@@ -69,8 +68,45 @@ class Joined:
             start = pattern.first(encoded, at)
         return found
 
+    def messages_holding(self, sign: bytes) -> list[int]:
+        """Return the messages that hold *sign*."""
+        encoded = self.encoded
+        found: list[int] = []
+        place = at = 0
+        start = encoded.find(sign)
+        while start >= 0:
+            place += encoded.count(_DIVIDER, at, start)
+            found.append(self.messages[place])
+            at = start
+            end = encoded.find(_DIVIDER, start)
+            start = encoded.find(sign, end) if end >= 0 else -1
+        return found
+
+    def messages_where(self, pattern: Linear, wanted: Callable[[int, int, bytes], bool]) -> list[int]:
+        """Return the messages in which a match of *pattern* is *wanted*, of which no more matches are looked at.
+
+        *wanted* gets the message, how many matches it had so far, and what matches. No match is empty.
+        """
+        encoded = self.encoded
+        found: list[int] = []
+        place = at = count = 0
+        start, end = pattern.span(encoded)
+        while start >= 0:
+            passed = encoded.count(_DIVIDER, at, start)
+            at = start
+            if passed:
+                place, count = place + passed, 0
+            if wanted(self.messages[place], count, encoded[start:end]):
+                found.append(self.messages[place])
+                end = encoded.find(_DIVIDER, end)
+                if end < 0:
+                    break
+            count += 1
+            start, end = pattern.span(encoded, end)
+        return found
+
     @cached_property
-    def _encoded(self) -> bytes:
+    def encoded(self) -> bytes:
         """The text as re2 wants it, which would encode it for each search."""
         return self.text.encode()
 
@@ -103,14 +139,10 @@ class Batch:
         return Joined(range(len(self.texts)), self.folded)
 
     @cached_property
-    def folded_lines(self) -> Joined:
-        return Joined(range(len(self.texts)), self.folded, LINES)
-
-    @cached_property
     def original_lines(self) -> Joined:
         """The texts as they were typed, for expressions that are to see accents and signs."""
         everyone = range(len(self.texts))
-        return Joined(everyone, [self.searchable(message) for message in everyone], LINES)
+        return Joined(everyone, [self.searchable(message) for message in everyone])
 
     def searchable(self, message: int) -> str:
         """Return the original text in a form that has UTF-8, of the same length."""

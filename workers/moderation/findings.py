@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -24,11 +24,13 @@ class Finding:
     spans: list[Span] = field(default_factory=list)  # nothing to mask when empty
 
 
-def mask(text: str, spans: Iterable[Span]) -> str:
+def mask(text: str, spans: Sequence[Span]) -> str:
     """Return *text* with every span replaced.
 
     Spans that overlap become one, shown as the longest of them; neighbours stay two.
     """
+    if len(spans) == 1:
+        return text[: spans[0].start] + spans[0].shown + text[spans[0].end :]
     pieces: list[str] = []
     at = 0
     for span in merge(spans):

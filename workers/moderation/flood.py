@@ -7,7 +7,7 @@ with none, so that a flooding sender may get through once more what the rule all
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,33 +53,58 @@ class FloodMemory:
         """Say that another batch is judged: what is seen again from now on is a replay."""
         self._call += 1
 
-    def judge(self, rule: str, candidate: Candidate, limits: FloodLimits, shape: int | None = None) -> str:
-        """Remember *candidate*, whose text has this `shape_of`, and return "flood", "duplicate" or "".
+    def judge(self, rule: str, candidate: Candidate, limits: FloodLimits) -> str:
+        """Remember *candidate* and return "flood", "duplicate" or "".
 
         A message that is judged again, because its batch had to be repeated, gets the same answer
         and counts once.
         """
-        if shape is None:
-            shape = shape_of(candidate.text)
-        now = candidate.sent_at_ms
-        key = (rule, candidate.sender_id, candidate.ticket_id)
-        seen = self._senders.get(key)
-        if seen is None:
-            self._senders[key] = [now, shape, self._call, ""]
-            if len(self._senders) > self.max_senders:
-                self._senders.popitem(last=False)
-            return ""
-        self._senders.move_to_end(key)
-        if now <= seen[_AT - _WIDTH]:  # perhaps judged before; time does not stand still otherwise
-            for at in range(0, len(seen), _WIDTH):
-                if seen[at] == now and seen[at + _SHAPE] == shape and seen[at + _CALL] != self._call:
-                    seen[at + _CALL] = self._call  # the next one like it is the next repeat, or a new message
-                    return str(seen[at + _DETAIL])
-        detail = self._detail(seen, now, shape, len(candidate.text), limits)
-        seen += (now, shape, self._call, detail)
-        if len(seen) > self.max_messages * _WIDTH:
-            del seen[:_WIDTH]
-        return detail
+        return dict(self.judge_all(rule, [candidate], [0], limits, [shape_of(candidate.text)])).get(0, "")
+
+    def judge_all(
+        self,
+        rule: str,
+        candidates: Sequence[Candidate],
+        places: Iterable[int],
+        limits: FloodLimits,
+        shapes: Sequence[int],
+    ) -> list[tuple[int, str]]:
+        """Do what `judge` does for the candidates at *places*; return the answers that are not "", with their places.
+
+        *shapes* are the `shapes_of` the texts of all *candidates*.
+        """
+        found: list[tuple[int, str]] = []
+        senders, call = self._senders, self._call
+        get, move_to_end = senders.get, senders.move_to_end
+        for place in places:
+            candidate = candidates[place]
+            now, shape = candidate.sent_at_ms, shapes[place]
+            key = (rule, candidate.sender_id, candidate.ticket_id)
+            seen = get(key)
+            if seen is None:
+                senders[key] = [now, shape, call, ""]
+                if len(senders) > self.max_senders:
+                    senders.popitem(last=False)
+                continue
+            move_to_end(key)
+            # Perhaps judged before; time does not stand still otherwise.
+            again = self._again(seen, now, shape) if now <= seen[_AT - _WIDTH] else None
+            if again is None:
+                again = self._detail(seen, now, shape, len(candidate.text), limits)
+                seen += (now, shape, call, again)
+                if len(seen) > self.max_messages * _WIDTH:
+                    del seen[:_WIDTH]
+            if again:
+                found.append((place, again))
+        return found
+
+    def _again(self, seen: _Seen, now: int, shape: int) -> str | None:
+        """Return the answer that this message got when it was judged before; None if it was not."""
+        for at in range(0, len(seen), _WIDTH):
+            if seen[at] == now and seen[at + _SHAPE] == shape and seen[at + _CALL] != self._call:
+                seen[at + _CALL] = self._call  # the next one like it is the next repeat, or a new message
+                return str(seen[at + _DETAIL])
+        return None
 
     def _detail(self, seen: _Seen, now: int, shape: int, size: int, limits: FloodLimits) -> str:
         counts = limits.duplicates if size >= limits.duplicate_min_characters else 0
@@ -99,8 +124,9 @@ class FloodMemory:
 # Near duplicates differ in case, digits, signs and spaces ("Buy now 17!!" and "buy now 18 !").
 _IGNORED = bytes(code for code in range(128) if not chr(code).isalpha())
 _SHAPE_CHARACTERS = 400
-_DIVIDER = "\x01"
-_IGNORED_BETWEEN = _IGNORED.replace(_DIVIDER.encode(), b"")
+_DIVIDER = b"\x01"
+_IGNORED_BETWEEN = _IGNORED.replace(_DIVIDER, b"")
+_LOWER = bytes(range(256)).lower()
 
 
 def shape_of(text: str) -> int:
@@ -114,10 +140,15 @@ def shape_of(text: str) -> int:
 
 
 def shapes_of(texts: Sequence[str]) -> list[int]:
-    """Return the `shape_of` each of *texts*, several times faster than one by one."""
+    """Return the `shape_of` each of *texts*, several times faster than one by one for those in ASCII."""
     starts = [text[:_SHAPE_CHARACTERS] for text in texts]
-    joined = _DIVIDER.join(starts).lower().encode("utf-8", "surrogatepass")
-    letters = joined.translate(None, _IGNORED_BETWEEN).split(_DIVIDER.encode())
+    joined = _DIVIDER.decode().join(starts).encode("utf-8", "surrogatepass")
+    letters = joined.translate(_LOWER, _IGNORED_BETWEEN).split(_DIVIDER)
     if len(letters) != len(texts):  # one of them holds the divider
         return [shape_of(text) for text in texts]
-    return [hash(own or start) for own, start in zip(letters, starts, strict=True)]
+    shapes = [hash(own or start) for own, start in zip(letters, starts, strict=True)]
+    if len(joined) > sum(map(len, starts)) + len(starts) - 1:
+        for place, start in enumerate(starts):
+            if not start.isascii():
+                shapes[place] = shape_of(start)
+    return shapes

@@ -43,6 +43,11 @@ class Linear:
         begin: int = self._match(_ANYWHERE, encoded, start, len(encoded))[0][0]
         return begin
 
+    def span(self, encoded: bytes, start: int = 0) -> Place:
+        """Return from which byte to which the first match from *start* on lies; `_NOWHERE` if there is none."""
+        span: Place = self._match(_ANYWHERE, encoded, start, len(encoded))[0]
+        return span
+
     def places(self, text: str) -> Iterator[Place]:
         """Yield where matches lie in *text*, one after the other."""
         for match in self.matches(text):

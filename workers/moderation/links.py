@@ -57,7 +57,6 @@ _MAX_PIECE = 400
 _URL = re.compile(
     rf"{_SCHEME}(?:(?P<user>[^\s/@]+)@)?(?P<host>[^\s/?#:@\[\]()]+(?:{_DOT}[^\s/?#:@\[\]()]+)*|\[[0-9a-fA-F:.]+\])"
 )
-_INTEREST = Linear(rf"://|\[:\]//|[{_LETTER}0-9](?:\.|\[\.\]|\(\.\)|\[dot\]|\(dot\))[{_LETTER}][{_LETTER}]|xn--")
 _DOTS = re.compile(r"\[\.\]|\(\.\)|\{\.\}|\[dot\]|\(dot\)", re.I)
 _IPV4 = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}|0x[0-9a-f]{6,8}|[0-9]{8,10}", re.I)
 # Routers and local servers, which support talks about all day (RFC 1918, RFC 1122, RFC 4291).
@@ -161,21 +160,35 @@ class LinkFinder:
         self._policy = policy
         # The same hosts come again and again; what a host deserves does not depend on the message.
         self._host_flag = lru_cache(maxsize=4_096)(self._judge_host)
+        self._harmless = lru_cache(maxsize=4_096)(self._judge_piece)
+        self._limit = min(policy.max_links or MAX_LINKS, MAX_LINKS)
         registrable("example.com")  # the first one reads the snapshot: not in the middle of a batch
         self._brands = {skeleton(domain.partition(".")[0]).replace(" ", ""): domain for domain in policy.brands}
 
-    def suspects(self, joined: Joined) -> Sequence[int]:
-        """Return the messages that may hold a link."""
-        return joined.messages_with(_INTEREST)
+    def suspects(self, joined: Joined, texts: Sequence[str]) -> list[int]:
+        """Return the messages, of which *texts* are as they were typed, that may hold a suspicious link."""
+        harmless, limit = self._harmless, self._limit
+
+        def wanted(message: int, count: int, piece: bytes) -> bool:
+            return count >= limit or not texts[message].isascii() or not harmless(piece)
+
+        return joined.messages_where(_FOUND, wanted)
+
+    def _judge_piece(self, piece: bytes) -> bool:
+        """Say whether something like a link is none, or none that is suspicious, wherever it stands in ASCII text."""
+        text = piece.decode()
+        shown = text[:_MAX_PIECE]
+        url = _URL.match(shown)
+        link = _with_scheme(url, 0, len(text)) if url else _bare(shown, text, 0, len(text))
+        return link is None or not self._flag(link, {})
 
     def find(self, folded: str, original: str) -> list[tuple[Link, str]]:
         """Return the suspicious links of a message, each with its flag."""
         links = list(find_links(folded))
         disguised = {} if original.isascii() or not links else _disguised_hosts(original)
         found = [(link, flag) for link in links if (flag := self._flag(link, disguised))]
-        limit = min(self._policy.max_links or MAX_LINKS, MAX_LINKS)
-        if len(links) > limit:
-            found += [(link, "too_many") for link in links[limit:]]
+        if len(links) > self._limit:
+            found += [(link, "too_many") for link in links[self._limit :]]
         return found
 
     def _flag(self, link: Link, disguised: dict[str, str]) -> str:

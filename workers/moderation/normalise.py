@@ -37,6 +37,8 @@ _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800\u17b4\u17b5\u034f")
 _KEPT_CONTROLS = frozenset("\t\n\r\x0b\x0c\x85")
 _BACKWARDS = "\u202e"
 _OVERRIDE = re.compile(f"{_BACKWARDS}([^\u202c\n]*)")
+_ODD = re.compile(r"[^\t\n\r -~]")
+_FEW = 8  # different characters are replaced one by one, which is quicker than to translate a text
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 
 
@@ -189,10 +191,16 @@ def _fold_quickly(text: str) -> str | None:
     """
     if is_plain(text):
         return text
-    if len(text) > MAX_GROWTH:
+    if len(text) > MAX_GROWTH or _BACKWARDS in text:
         return None
-    folded = text.translate(_TABLE)
-    return folded if len(folded) <= len(text) + MAX_GROWTH and _BACKWARDS not in text else None
+    folds = {char: _TABLE[ord(char)] for char in set(_ODD.findall(text))}
+    if len(folds) <= _FEW and "".join(folds.values()).isascii():
+        folded = text
+        for char, other in folds.items():
+            folded = folded.replace(char, other)
+    else:
+        folded = text.translate(_TABLE)
+    return folded if len(folded) <= len(text) + MAX_GROWTH else None
 
 
 def _read(text: str) -> tuple[list[str], Sequence[int]]:

@@ -46,13 +46,13 @@ class Found:
 _ADDRESSES = frozenset({Category.EMAIL})
 _NUMBERS = frozenset({Category.CARD, Category.IBAN, Category.ID, Category.PHONE})
 _SECRETS = frozenset({Category.SECRET, Category.CARD})
-# A text in which one of these finds nothing holds none of its categories: an @ or its spoken form; digits
-# enough for a phone number, or the beginning of an IBAN or id; the beginning or name of a secret.
+# A text in which one of these finds nothing holds none of its categories: the spoken form of an @, which is looked for
+# apart; digits enough for a phone number, or the beginning of an IBAN or id; the beginning or name of a secret.
 _INTERESTS = (
     (
         _ADDRESSES,
         Linear(
-            r"@|(?i:[(\[{<*_\-]\s*at\s*[)\]}>*_\-]|\s(?:at|chez)\s[^\x01]*?(?:dot|punkt|punto|point)"
+            r"(?i:[(\[{<*_\-]\s*at\s*[)\]}>*_\-]|\s(?:at|chez)\s[^\x01]*?(?:dot|punkt|punto|point)"
             r"|[(\[]\s*a\s*[)\]]|arroba)"
         ),
     ),
@@ -90,6 +90,9 @@ class PersonalData:
     def suspects(self, joined: Joined) -> dict[int, frozenset[Category]]:
         """Return the messages that may hold personal data, and of which categories."""
         found: dict[int, frozenset[Category]] = {}
+        addresses = _ADDRESSES & self._categories
+        if addresses:
+            found = dict.fromkeys(joined.messages_holding(b"@"), addresses)
         interesting = frozenset(joined.messages_with(_ANY_INTEREST))
         if not interesting:
             return found

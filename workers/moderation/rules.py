@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from workers.moderation.batch import Batch
 from workers.moderation.findings import Finding, mask
@@ -114,7 +115,7 @@ class PatternsScanner(Scanner):
     patterns: PatternSet
 
     def scan(self, batch: Batch, memory: FloodMemory) -> Iterator[tuple[int, Finding]]:
-        lines = batch.folded_lines if self.rule.normalised else batch.original_lines
+        lines = batch.joined if self.rule.normalised else batch.original_lines
         anywhere = self.patterns.anywhere
         for message in lines.messages if anywhere is None else lines.messages_with(anywhere):
             text = batch.folded[message] if self.rule.normalised else batch.searchable(message)
@@ -137,7 +138,7 @@ class LinksScanner(Scanner):
     finder: LinkFinder
 
     def scan(self, batch: Batch, memory: FloodMemory) -> Iterator[tuple[int, Finding]]:
-        for message in self.finder.suspects(batch.joined):
+        for message in self.finder.suspects(batch.joined, batch.texts):
             candidate = batch.candidates[message]
             found = self.finder.find(batch.folded[message], candidate.text)
             if not found or not in_scope(self.rule.scope, candidate):
@@ -173,11 +174,10 @@ class FloodScanner(Scanner):
     limits: FloodLimits
 
     def scan(self, batch: Batch, memory: FloodMemory) -> Iterator[tuple[int, Finding]]:
-        rule, limits, candidates, shapes = self.rule.id, self.limits, batch.candidates, shapes_of(batch.texts)
-        for message in all_in_scope(self.rule.scope, candidates):
-            detail = memory.judge(rule, candidates[message], limits, shapes[message])
-            if detail:
-                yield self.number, Finding(message, detail)
+        candidates = batch.candidates
+        places = all_in_scope(self.rule.scope, candidates)
+        for message, detail in memory.judge_all(self.rule.id, candidates, places, self.limits, shapes_of(batch.texts)):
+            yield self.number, Finding(message, detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +247,8 @@ class RuleSet:
         self.digest = policy.digest
         self.rules = policy.document.rules
         self.external = next((rule for rule in self.rules if isinstance(rule, ExternalRule)), None)
+        # Hits never change, and most of a rule are alike.
+        self._hit = lru_cache(maxsize=1_024)(self._make_hit)
         terms = [(number, rule) for number, rule in enumerate(self.rules) if isinstance(rule, TermsRule)]
         self._scanners: list[Scanner] = [TermsScanner(terms, policy)] if terms else []
         for number, rule in enumerate(self.rules):
@@ -275,12 +277,17 @@ class RuleSet:
         return verdicts
 
     def _verdict(self, text: str, findings: list[tuple[int, Finding]]) -> Verdict:
+        if len(findings) == 1:
+            number, finding = findings[0]
+            hit = self._hit(number, finding.detail)
+            return Verdict(hit.action, mask(text, finding.spans) if finding.spans else text, (hit,))
         findings.sort(key=lambda item: item[0])
-        hits = tuple(
-            Hit(rule.id, rule.version, rule.action, finding.detail)
-            for number, finding in findings
-            if not isinstance(rule := self.rules[number], ExternalRule)
-        )
+        hits = tuple([self._hit(number, finding.detail) for number, finding in findings])
         action = max((hit.action for hit in hits), key=STRICTNESS.__getitem__)
         spans = [span for _, finding in findings for span in finding.spans]
         return Verdict(action, mask(text, spans) if spans else text, hits)
+
+    def _make_hit(self, number: int, detail: str) -> Hit:
+        rule = self.rules[number]
+        assert not isinstance(rule, ExternalRule)  # it has no scanner
+        return Hit(rule.id, rule.version, rule.action, detail)

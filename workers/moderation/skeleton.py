@@ -56,7 +56,8 @@ _SPELLED = re.compile(
 )
 _NO_LETTER = re.compile(r"[^\w' ]")  # what is left of digits and underscores in folded text is ASCII
 _EDGE_APOSTROPHE = re.compile(r"(?<![^ '])'|'(?![^ '])")
-_END_OF_WORD = re.compile(b"![! ]")
+# One for each sign: a search for one byte is many times faster than for any of three.
+_END_OF_WORD = {sign: re.compile(rb"\%c[!|+]*(?![A-Za-z0-9$@\x80-\xff])" % sign) for sign in b"!|+"}
 _DOUBLED = re.compile(r"(.)\1")
 
 
@@ -78,8 +79,11 @@ def has_leet(folded: str) -> bool:
 
 
 def calm(text: bytes) -> bytes:
-    """Return *text* without the exclamation marks that end a word: only others may be letters."""
-    return _END_OF_WORD.sub(b"  ", text) if b"!" in text else text
+    """Return *text* without the signs that no letter follows: only others may be letters."""
+    for sign, end_of_word in _END_OF_WORD.items():
+        if sign in text:
+            text = end_of_word.sub(b" ", text)
+    return text
 
 
 def collapse(view: bytes) -> bytes:
