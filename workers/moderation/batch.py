@@ -157,6 +157,8 @@ class Batch:
 
     def span(self, message: int, start: int, end: int, shown: str) -> Span:
         """Return the original span of folded characters of *message*."""
+        if self.folded[message] is self.texts[message]:
+            return Span(start, end, shown)
         origin = self._origins.get(message)
         if origin is None:
             origin = self._origins[message] = Origin(self.texts[message])

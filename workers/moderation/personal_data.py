@@ -29,6 +29,9 @@ class Category(StrEnum):
 _ENDINGS = frozenset({Category.CARD, Category.IBAN, Category.PHONE})
 
 
+_SHOWN = {category: f"[{category}]" for category in Category}
+
+
 MAX_PIECES = 100
 _WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
 
@@ -138,8 +141,8 @@ class PersonalData:
             yield from ((*place, Category.PHONE) for place in find_phones(folded, self._regions))
 
     def _shown(self, category: Category, found: str) -> str:
-        kept = "".join(char for char in found if char.isalnum())[-self._show_last :] if self._show_last else ""
-        # A code of three digits would be shown whole.
-        if kept and category in _ENDINGS and len(found) >= 4 + self._show_last:
-            return f"[{category} …{kept}]"
-        return f"[{category}]"
+        if self._show_last and category in _ENDINGS and len(found) >= 4 + self._show_last:
+            kept = "".join(char for char in found if char.isalnum())[-self._show_last :]
+            if kept:  # a code of three digits would be shown whole
+                return f"[{category} …{kept}]"
+        return _SHOWN[category]

@@ -34,7 +34,7 @@ from workers.moderation.wordlist import Term, parse_terms
 
 STRICTNESS = {action: place for place, action in enumerate(Action)}
 # Messages searched as one text: long enough that calls do not count, short enough for the cache.
-CHUNK = 128
+CHUNK = 256
 
 Applies = Callable[[Candidate], bool]
 
@@ -163,7 +163,8 @@ class PersonalDataScanner(Scanner):
             spans = []
             if self.rule.action is not Action.ALLOW:  # held or rejected, it is archived masked too
                 spans = [batch.span(message, piece.start, piece.end, piece.shown) for piece in found]
-            detail = ", ".join(sorted({piece.category.value for piece in found}))
+            kinds = {piece.category for piece in found}
+            detail = ", ".join(sorted(kinds)) if len(kinds) > 1 else found[0].category.value
             yield self.number, Finding(message, detail, spans)
 
 

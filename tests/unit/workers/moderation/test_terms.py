@@ -56,6 +56,14 @@ def test_a_term_is_found_in_every_disguise(text: str) -> None:
     assert found(text) == ["damn"]
 
 
+@pytest.mark.parametrize("text", ["tw4t", "tw4t!", "tw4t!?", "tw4t!\nbye", "tw4t|", "tw4t+!"])
+def test_signs_behind_a_disguised_word_are_no_letters_of_it(text: str) -> None:
+    """`tw4t!?` was missed: only a space behind the sign, or another `!`, told that it ends the word."""
+    index = TermIndex([(0, Term("twat"))])
+    assert index.suspects(Batch([Candidate("t", "s", text, 0)]).joined)
+    assert found(text, index) == ["twat"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
