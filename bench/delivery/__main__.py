@@ -70,10 +70,10 @@ def main(given: argparse.Namespace) -> int:
 def allow_descriptors() -> None:
     """Raise this process's limit, and so its children's. Exits when too few are allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = hard == resource.RLIM_INFINITY or hard >= SOCKETS
-    if not enough:
+    if hard != resource.RLIM_INFINITY and hard < SOCKETS:
         sys.exit(f"open files: {hard} are allowed, {SOCKETS} are needed (ulimit -n)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, SOCKETS), hard))
+    if soft != resource.RLIM_INFINITY and soft < SOCKETS:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (SOCKETS, hard))
 
 
 @contextlib.contextmanager
