@@ -56,6 +56,7 @@ class Notice:
 NOTICES = frozenset(("typing", "receipt", "presence_diff"))
 
 
+_NONE = (None,) * 4
 _decode = json.JSONDecoder().raw_decode  # without the search for blanks around it
 
 
@@ -81,7 +82,7 @@ def read_event(payload: str) -> tuple[Event, MessageId] | Notice | Changed | Non
                 kind, str(fields.get("user_id", "")), payload, int(fields.get("version", 0)), "read" in fields
             )
         if kind in ("message_deleted", "message_updated"):
-            change = Confirmed(
+            entry = Confirmed(
                 fields["ticket_id"],
                 fields["event_id"],
                 "",
@@ -90,23 +91,30 @@ def read_event(payload: str) -> tuple[Event, MessageId] | Notice | Changed | Non
                 kind=kind,
                 target_id=fields["message_id"],
             )
-            return Event(change), MessageId.parse(fields["prev_id"])
-        if kind == "message":
-            return (
-                Event(
-                    Confirmed(
-                        fields["ticket_id"],
-                        fields["message_id"],
-                        fields["sender_id"],
-                        fields["message"],
-                        int(fields["timestamp"]),
-                        fields.get("client_message_id"),
-                        fields.get("original_id"),
-                        fields.get("trace_id"),
-                    )
-                ),
-                MessageId.parse(fields["prev_id"]),
+        elif kind == "message":
+            entry = Confirmed(
+                fields["ticket_id"],
+                fields["message_id"],
+                fields["sender_id"],
+                fields["message"],
+                int(fields["timestamp"]),
+                fields.get("client_message_id"),
+                fields.get("original_id"),
+                fields.get("trace_id"),
             )
+        else:
+            return CHANGED if kind == "changed" else None
+        if not _is_text(entry):
+            return CHANGED
+        return Event(entry), MessageId.parse(fields["prev_id"])
     except (ValueError, TypeError, KeyError, AttributeError):
         return CHANGED
     return CHANGED if kind == "changed" else None
+
+
+def _is_text(entry: Confirmed) -> bool:
+    """Whether all is text that should be. What is not could not be encoded, and a room would stop at it."""
+    if not type(entry.ticket_id) is type(entry.sender_id) is type(entry.message) is str:
+        return False
+    extras = entry.client_message_id, entry.original_id, entry.trace_id, entry.target_id
+    return extras == _NONE or all(extra is None or type(extra) is str for extra in extras)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -10,6 +11,8 @@ from typing import Protocol
 from delivery import metrics
 from delivery.events import Encoding, Event
 from delivery.pacing import ENOUGH, Pace
+
+log = logging.getLogger(__name__)
 
 # One write is at most about so long, so that a socket's bound holds though writes are joined.
 WRITE_BYTES = 65_536
@@ -129,13 +132,14 @@ class Ticker:
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
-        if len(dirty) == 1:
-            dirty[0].flush()
-            return
-        outbox = Outbox()
+        outbox = Outbox() if len(dirty) > 1 else None
         for fanout in dirty:
-            fanout.flush(outbox)
-        outbox.send()
+            try:
+                fanout.flush(outbox)
+            except Exception:  # one broken room must not stop the others of this tick
+                log.exception("fault in a room")
+        if outbox is not None:
+            outbox.send()
 
 
 class Fanout:

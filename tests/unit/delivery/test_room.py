@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from delivery.backlog import Page
 from delivery.events import Event, plain, read_event
-from delivery.fanout import Ticker, joined
+from delivery.fanout import Outbox, Ticker, joined
 from delivery.recent import Recent
 from delivery.room import Room
 from schemas.events import Confirmed, plain_json
@@ -173,11 +173,37 @@ def test_a_payload_nobody_can_read_means_look_into_the_log() -> None:
         "[]",
         '{"type":"message"}',
         payload(1, 0).replace("1-0", "one"),
+        payload(1, 0).replace('"message": "x"', '"message": 5'),
+        payload(1, 0).replace('"sender_id": "1"', '"sender_id": null'),
+        payload(1, 0)[:-1] + ', "trace_id": 7}',
+        payload(1, 0) + "x",
         '{"type":"changed"}',
     ):
         assert not isinstance(read_event(text), tuple)
         assert read_event(text) is not None
     assert read_event('{"type":"of_tomorrow","sender_id":"1"}') is None
+
+
+async def test_a_fault_in_one_room_stops_no_other() -> None:
+    """Rooms whose events came in the same tick: each is written to, and goes on afterwards."""
+
+    class Broken(Room):
+        def flush(self, outbox: Outbox | None = None) -> None:
+            if self._pending:
+                self._pending = []
+                raise RuntimeError("a fault")
+
+    ticker, readers = Ticker(), [Reader(), Reader()]
+    rooms = [kind("7", ticker, lambda _room, _cause: None, 8) for kind in (Room, Broken, Room)]
+    for room in rooms:
+        room.start(ZERO)
+    for room, reader in zip((rooms[0], rooms[2]), readers, strict=True):
+        room.join(reader, plain)
+    for number in (1, 2):
+        for room in rooms:
+            room.on_message(payload(number, number - 1))
+        await asyncio.sleep(0)
+    assert [reader.got for reader in readers] == [[1, 2], [1, 2]]
 
 
 def test_bytes_that_are_not_utf8_become_question_marks() -> None:
