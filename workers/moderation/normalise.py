@@ -194,7 +194,8 @@ def _fold_quickly(text: str) -> str | None:
     if len(text) > MAX_GROWTH or _BACKWARDS in text:
         return None
     folds = {char: _TABLE[ord(char)] for char in set(_ODD.findall(text))}
-    if len(folds) <= _FEW and "".join(folds.values()).isascii():
+    # Nothing that is put in may be replaced itself by one of the others.
+    if len(folds) <= _FEW and _ODD.search("".join(folds.values())) is None:
         folded = text
         for char, other in folds.items():
             folded = folded.replace(char, other)

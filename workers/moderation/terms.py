@@ -54,7 +54,7 @@ class FoundTerm:
 class _Search:
     """What was found so far in one message, and how much was looked at."""
 
-    __slots__ = ("_looked_at", "folded", "found", "mixed", "overflow")
+    __slots__ = ("_looked_at", "_sightings", "folded", "found", "mixed", "overflow")
 
     def __init__(self, folded: str, original: str) -> None:
         self.folded = folded
@@ -62,6 +62,15 @@ class _Search:
         self.found: dict[tuple[int, int, int], FoundTerm] = {}
         self.overflow: dict[int, Term] = {}
         self._looked_at = 0
+        self._sightings: dict[tuple[object, ...], Sighting] = {}
+
+    def sighting(self, words: Sequence[str], span: tuple[int, int], reading: Reading) -> Sighting:
+        """Return what is seen at *span*: the same in every view that has the same words there."""
+        key = (span, reading, *words)
+        found = self._sightings.get(key)
+        if found is None:
+            found = self._sightings[key] = Sighting(words, self.folded, span, self.mixed, reading)
+        return found
 
     @property
     def full(self) -> bool:
@@ -178,8 +187,7 @@ class TermIndex:
             first, last = place = view.words_at(start, end)
             sighting = sightings.get(place)
             if sighting is None:
-                sighting = Sighting(view.words[first:last], search.folded, view.span(*place), search.mixed, reading)
-                sightings[place] = sighting
+                sighting = sightings[place] = search.sighting(view.words[first:last], view.span(*place), reading)
             for pattern in patterns:
                 search.look(sighting, pattern)
 
@@ -194,7 +202,7 @@ class TermIndex:
             letters -= len(word)
             if not word:
                 return
-            sighting = Sighting([word], search.folded, span, search.mixed, Reading.SPELLED)
+            sighting = search.sighting([word], span, Reading.SPELLED)
             for part in self._parts(word):
                 for pattern in self._patterns.get(f" {part} ", ()) or self._patterns.get(f" {part}", ()):
                     search.look(sighting, pattern)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,3 +74,11 @@ def test_folding_leaves_nothing_that_has_no_utf8_form(text: str) -> None:
     """The search libraries take UTF-8, and a lone surrogate has none."""
     fold(text).encode()
     assert "\x01" not in fold(text), "the separator of joined texts never comes from a text"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_text_is_folded_character_by_character(seed: int) -> None:
+    """Few odd characters are replaced one after the other: none may be replaced in what another one became."""
+    rng = random.Random(seed)
+    text = "".join(rng.choices("ab €\x02\x03¢é¼…ß\x00ﬁа\t", k=40))
+    assert fold(text) == "".join(map(fold, text))
