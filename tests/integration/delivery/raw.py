@@ -15,7 +15,7 @@ from websockets.frames import Close, Frame, Opcode
 
 from tests.servers import missing
 
-_TEXT, _CLOSE, _PING = 0x81, 0x88, 0x89
+_TEXT, _CLOSE, _PING, _PONG = 0x81, 0x88, 0x89, 0x8A
 
 
 class Owner(Protocol):
@@ -142,7 +142,7 @@ class Socket(asyncio.Protocol):
                 self.transport.write(masked(Opcode.CLOSE, data[start:end]))
                 self.transport.close()
                 return b""
-            else:
+            elif kind != _PONG:
                 reader.fault(f"a frame begins with {kind:#x}")
             at = end
         return data[at:]

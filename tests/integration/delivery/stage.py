@@ -41,8 +41,12 @@ class Stage:
     # --- sending
 
     async def send(self, ticket: str, texts: Iterable[str]) -> list[str]:
-        """Send messages in order by `/chat/batch`; return their ids once they are confirmed."""
-        lines = [{"ticket_id": ticket, "sender_id": "sender", "message": one} for one in texts]
+        """Send messages to one ticket in order; return their ids once they are confirmed."""
+        return await self.send_each((ticket, one) for one in texts)
+
+    async def send_each(self, messages: Iterable[tuple[str, str]]) -> list[str]:
+        """Send messages, each to its ticket, in order by `/chat/batch`; return their ids once they are confirmed."""
+        lines = [{"ticket_id": ticket, "sender_id": "sender", "message": one} for ticket, one in messages]
         found: list[str] = []
         headers = {"Content-Type": "application/x-ndjson"}
         async with httpx.AsyncClient(base_url=f"http://{self.stack.ingests[0].url}", timeout=scaled(30)) as client:

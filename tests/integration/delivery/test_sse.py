@@ -14,6 +14,7 @@ import httpx
 from delivery.app import drain
 from tests.integration.delivery.conftest import StartTier
 from tests.integration.delivery.harness import Tier, end
+from tests.integration.delivery.hostile import LARGEST
 from tests.integration.delivery.v1 import change
 from tests.until import scaled, until
 
@@ -184,3 +185,24 @@ async def test_a_long_poll_waits_for_the_next_message(tier: Tier) -> None:
         assert (wrong.status_code, wrong.json()["error"][:26]) == (422, "wait is given without afte")
         wrong = await client.get(url, params={"after": "0-0", "wait": "soon"})
         assert wrong.json()["error"] == "wait is 'soon', allowed: 0 to 60 seconds"
+
+
+async def test_the_end_of_time_is_a_position_like_any_other(tier: Tier) -> None:
+    """The largest ids that Redis has, beyond what PostgreSQL can hold: no fault, and what is sent then arrives."""
+    sent = await tier.worker.send("7")
+    last = f"{LARGEST}-{LARGEST}"
+    plain = await tier.client(f"?ticket_id=7&since={last}")
+    async with httpx.AsyncClient(base_url=tier.http) as client, source(tier, "7", last) as stream:
+        for query, shown in (
+            (f"before={last}", [sent.message_id]),
+            (f"after={last}", []),
+            (f"after={last}&wait=1", []),
+        ):
+            page = await client.get(f"/tickets/7/messages?{query}")
+            assert page.status_code == 200
+            assert [message["message_id"] for message in page.json()["messages"]] == shown
+        await until(lambda: stream.named("reset"))
+        live = await tier.worker.send("7", "live")
+        await plain.until(1)
+        await until(lambda: stream.texts == ["live"])
+    assert plain.ids == [live.message_id]
