@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from tests.integration.delivery.crowd import Kind, gathering
+from tests.integration.delivery.crowd import gathering
+from tests.integration.delivery.reader import Kind
 from tests.integration.delivery.stage import staged
 from tests.until import until
 
