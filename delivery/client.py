@@ -18,7 +18,7 @@ from delivery.services import Services
 from delivery.session import Effect, Fail, Send, Session, error
 from delivery.subscribing import begin, past_message
 from schemas.frames import Ack, Connect, History, Presence, Read, Refresh, Subscribe, Typing, Unsubscribe
-from schemas.message_id import MessageId
+from schemas.message_id import ZERO, MessageId
 from schemas.problems import PROBLEMS
 from ticketwire.errors import Rejected, TicketwireError, Unavailable
 
@@ -218,6 +218,9 @@ class Client:
         seat.begin(self._members(room), found.position, resumes=found.resume == "full")
         if found.resume == "reset" and self._device:
             services.marks.acked(seat.ticket, identity.user, self._device, found.position, back=True)
+        elif request.since and found.resume == "full" and found.position != ZERO:
+            # It answers for everything up to here, though its acknowledgement may have been lost with a node.
+            services.marks.acked(seat.ticket, identity.user, self._device, found.position)
         self._say(found.subscribed)
         if found.history is not None:
             self._say(found.history)

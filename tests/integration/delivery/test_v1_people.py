@@ -51,6 +51,22 @@ async def test_acknowledged_and_read_become_receipts_for_the_others(start_tier: 
     assert read == [sent[1].message_id, sent[2].message_id]
 
 
+async def test_a_position_resumed_from_counts_as_acknowledged(tier: Tier) -> None:
+    """A node took a client's last acknowledgement with it when it was killed, and no message followed: the client's
+    device stayed behind for good, and nobody was told that the last message had been delivered."""
+    anna = await v1(tier, user="anna", resume={"7": None})
+    await anna.one("subscribed")
+    sent = [await tier.worker.send("7", sender="anna") for _ in range(2)]
+    first = await v1(tier, user="ben", acks=False, device="d", resume={"7": "0-0"})
+    await first.until_events(2)
+    assert tier.redis.hget("chat:7:cursors", "ben:d") is None
+    await first.socket.close(3000)
+    again = await v1(tier, user="ben", acks=False, device="d", resume={"7": sent[1].message_id})
+    await again.one("subscribed", resume="full")
+    await anna.one("receipt", user_id="ben", delivered=sent[1].message_id)
+    assert tier.redis.hget("chat:7:cursors", "ben:d") == sent[1].message_id
+
+
 async def test_a_user_hears_of_the_own_reading_but_not_of_the_own_acknowledging(start_tier: StartTier) -> None:
     """Another device marks as read what was read on this one; that it was delivered here is nothing to it."""
     tier = await start_tier(marks_seconds=0.05)
