@@ -39,7 +39,14 @@ async def test_a_killed_node_with_a_thousand_clients_costs_nobody_a_message(
             await crowd.all_live()
             async with stage.sending(TICKETS, RATE):
                 await until(lambda: all(len(reader.got) >= RATE for reader in crowd.readers), timeout_s=30)
-                for reader in crowd.readers[::FORGETFUL]:
+                forgetful = crowd.readers[::FORGETFUL]
+
+                async def their_devices_are_known() -> bool:
+                    known = [await stage.acknowledged(reader.ticket, reader.user, "phone") for reader in forgetful]
+                    return all(known)
+
+                await until(their_devices_are_known, every_s=0.1)
+                for reader in forgetful:
                     reader.forget_position()
                 crowd.ports = stage.ports[1:]
                 victim.kill()
