@@ -17,6 +17,7 @@ const outcome = (deliver = [], send = [], reconnectWithinMs = null) => ({ delive
 export class Session {
   constructor() {
     this.tickets = new Map();
+    this.left = []; // connect named them, and they were left before it was answered
     this.window = 512;
     this.windowBytes = 524_288;
     this.intervalMs = 5_000;
@@ -35,24 +36,43 @@ export class Session {
   connect(identity) {
     this.connected = false;
     this.pending = this.pendingBytes = 0;
+    this.left = [];
     const resume = {};
     for (const [name, ticket] of this.tickets) {
-      Object.assign(ticket, { asked: true, handled: null, delivered: [] });
+      Object.assign(ticket, { asked: true, said: true, handled: null, delivered: [] });
       resume[name] = ticket.at;
     }
     return { type: "connect", ...identity, ...(this.tickets.size && { resume }) };
   }
 
-  /** Add a ticket; returns what to send now (before `connected` nothing: connect carries it). */
+  /** Add a ticket; returns what to send now: nothing before `connected`, which connect or its answer sees to. */
   subscribe(ticket, since = null, history = 0) {
-    this.tickets.set(ticket, { at: since, handled: null, delivered: [], asked: true });
-    if (!this.connected) return [];
-    return [{ type: "subscribe", ticket_id: ticket, ...(since !== null && { since }), ...(history && { history }) }];
+    const known = { at: since, handled: null, delivered: [], asked: true, history, said: false };
+    this.tickets.set(ticket, known);
+    return this.connected ? [this.subscribeFrame(ticket, known)] : [];
+  }
+
+  subscribeFrame(name, ticket) {
+    ticket.said = true;
+    const { at, history } = ticket;
+    return { type: "subscribe", ticket_id: name, ...(at !== null && { since: at }), ...(history && { history }) };
   }
 
   unsubscribe(ticket) {
-    const known = this.tickets.delete(ticket);
-    return known && this.connected ? [{ type: "unsubscribe", ticket_id: ticket }] : [];
+    const known = this.tickets.get(ticket);
+    this.tickets.delete(ticket);
+    if (!known?.said) return [];
+    if (this.connected) return [{ type: "unsubscribe", ticket_id: ticket }];
+    this.left.push(ticket);
+    return [];
+  }
+
+  /** What has changed since connect was sent. */
+  meanwhile() {
+    const frames = this.left.map((ticket) => ({ type: "unsubscribe", ticket_id: ticket }));
+    this.left = [];
+    for (const [name, ticket] of this.tickets) if (!ticket.said) frames.push(this.subscribeFrame(name, ticket));
+    return frames;
   }
 
   /**
@@ -67,7 +87,7 @@ export class Session {
         this.connected = true;
         [this.window, this.windowBytes] = [frame.ack_window, frame.ack_bytes];
         this.intervalMs = frame.ack_ms;
-        break;
+        return outcome([frame], this.meanwhile());
       case "subscribed":
         if (ticket) Object.assign(ticket, { asked: false, at: frame.position, handled: null, delivered: [] });
         break;

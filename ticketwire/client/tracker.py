@@ -30,6 +30,8 @@ class _Ticket:
     delivered: deque[tuple[str, int]] = field(default_factory=deque)
     handled: str | None = None  # what may be acknowledged; None: nothing new
     asked: bool = False  # a subscribe is under way: events before its answer belong to nothing
+    history: int = 0
+    said: bool = False  # the server knows of it, by connect or subscribe
 
 
 @dataclass(slots=True)
@@ -46,6 +48,7 @@ class Tracker:
 
     def __init__(self) -> None:
         self._tickets: dict[str, _Ticket] = {}
+        self._left: list[str] = []  # connect named them, and they were left before it was answered
         self._window = 512
         self._window_bytes = 524_288
         self._interval_ms = 5_000
@@ -66,8 +69,10 @@ class Tracker:
         """Return the first frame of a new socket, which resumes every ticket."""
         self.connected = False
         self._handled = self._handled_bytes = 0
+        self._left.clear()
         for ticket in self._tickets.values():
-            ticket.asked, ticket.handled = True, None
+            ticket.asked = ticket.said = True
+            ticket.handled = None
             ticket.delivered.clear()
         frame = {"type": "connect"} | {name: value for name, value in identity.items() if value is not None}
         if self._tickets:
@@ -75,20 +80,29 @@ class Tracker:
         return frame
 
     def subscribe(self, ticket: str, since: str | None = None, history: int = 0) -> list[Frame]:
-        """Add a ticket; return what to send now (before `connected` nothing: connect carries it)."""
-        self._tickets[ticket] = _Ticket(since, asked=True)
-        if not self.connected:
-            return []
-        frame: Frame = {"type": "subscribe", "ticket_id": ticket}
-        if since is not None:
-            frame["since"] = since
-        if history:
-            frame["history"] = history
-        return [frame]
+        """Add a ticket; return what to send now: nothing before `connected`, which connect or its answer sees to."""
+        known = self._tickets[ticket] = _Ticket(since, asked=True, history=history)
+        return [self._subscribe(ticket, known)] if self.connected else []
+
+    @staticmethod
+    def _subscribe(name: str, ticket: _Ticket) -> Frame:
+        ticket.said = True
+        frame: Frame = {"type": "subscribe", "ticket_id": name}
+        if ticket.at is not None:
+            frame["since"] = ticket.at
+        if ticket.history:
+            frame["history"] = ticket.history
+        return frame
 
     def unsubscribe(self, ticket: str) -> list[Frame]:
+        """Leave a ticket; return what to send now."""
         known = self._tickets.pop(ticket, None)
-        return [{"type": "unsubscribe", "ticket_id": ticket}] if known is not None and self.connected else []
+        if known is None or not known.said:
+            return []
+        if not self.connected:
+            self._left.append(ticket)
+            return []
+        return [{"type": "unsubscribe", "ticket_id": ticket}]
 
     # --- what the server says
 
@@ -104,7 +118,7 @@ class Tracker:
             self.connected = True
             self._window, self._window_bytes = frame["ack_window"], frame["ack_bytes"]
             self._interval_ms = frame["ack_ms"]
-            return Outcome([frame])
+            return Outcome([frame], self._meanwhile())
         if kind == "subscribed":
             if ticket is not None:
                 ticket.asked, ticket.at, ticket.handled = False, frame["position"], None
@@ -119,6 +133,12 @@ class Tracker:
         if kind == "reconnect":
             return Outcome(reconnect_within_ms=frame["within_ms"])
         return Outcome([frame])
+
+    def _meanwhile(self) -> list[Frame]:
+        """Say what has changed since connect was sent."""
+        frames: list[Frame] = [{"type": "unsubscribe", "ticket_id": name} for name in self._left]
+        self._left.clear()
+        return frames + [self._subscribe(name, ticket) for name, ticket in self._tickets.items() if not ticket.said]
 
     def _event(self, frame: Frame, ticket: _Ticket | None, size: int) -> Outcome:
         if ticket is None or ticket.asked or ticket.at is None:
