@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from delivery.heartbeat import SPOKES
 from delivery.memory import parse_limit
-from ticketwire.settings import SharedSettings
-
-
-def _words(value: object) -> object:
-    """Read a list as people write one, `a, b`, or as JSON."""
-    if not isinstance(value, str):
-        return value
-    return json.loads(value) if value.startswith("[") else tuple(value.replace(",", " ").split())
+from ticketwire.settings import SharedSettings, Words
 
 
 def _memory(value: str) -> str:
@@ -37,7 +29,7 @@ class DeliverySettings(BaseSettings):
         default="", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="of this node, in logs; the host's name when empty"
     )
 
-    origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
+    origins: Words = Field(
         default=(),
         description="other hosts' pages that may open sockets and read history: https://chat.example.com, … or *",
     )

@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ticketwire.settings import SharedSettings
+from ticketwire.settings import SharedSettings, Words
 
 
 class IngestSettings(BaseSettings):
@@ -31,8 +31,8 @@ class IngestSettings(BaseSettings):
     )
     internal_host: str = Field(default="0.0.0.0", description="address of /livez, /readyz and /metrics")
     internal_port: int = Field(default=9090, ge=0, le=65_535, description="port of /livez, /readyz and /metrics")
-    cors_origins: tuple[str, ...] = Field(
-        default=(), description='JSON list of origins whose pages may post here, such as ["https://desk.example"]'
+    cors_origins: Words = Field(
+        default=(), description="other hosts' pages that may post here: https://desk.example, … or *"
     )
 
     max_body_bytes: int = Field(

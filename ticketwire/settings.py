@@ -7,6 +7,7 @@ A secret may also come from a file: `TICKETWIRE_REDIS_URL_FILE=/run/secrets/redi
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as ForeignSettingsError
 
 from ticketwire.errors import SettingsError
@@ -44,6 +45,14 @@ def _database_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _words(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.startswith("[") else tuple(value.replace(",", " ").split())
+
+
+# A list as people write one, `a, b`, or as JSON.
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 
@@ -109,7 +118,7 @@ class Variable:
         if self.info.is_required():
             return "(must be set)"
         value = self.info.get_default(call_default_factory=True, validated_data={})
-        if value is None or value == "":
+        if value is None or value in ("", ()):
             return "(empty)"
         if isinstance(value, bool):
             return str(value).lower()
@@ -123,6 +132,8 @@ class Variable:
             return ", ".join(str(value) for value in get_args(kind))
         if kind is bool:
             return "true, false"
+        if get_origin(kind) is tuple:
+            return "words: a, b"
         low = next((f"from {_bound(m)}" for m in self.info.metadata if isinstance(m, Ge | Gt)), "")
         high = next((f"to {_bound(m)}" for m in self.info.metadata if isinstance(m, Le | Lt)), "")
         if low or high:

@@ -25,7 +25,7 @@ def test_the_names_that_scripts_rely_on(monkeypatch: pytest.MonkeyPatch) -> None
     """Design, section 5."""
     for name, value in {"HOST": "::1", "PORT": "1", "ADMIN_PORT": "2", "INTERNAL_PORT": "3"}.items():
         monkeypatch.setenv(f"INGEST_{name}", value)
-    monkeypatch.setenv("INGEST_CORS_ORIGINS", '["https://desk.example"]')
+    monkeypatch.setenv("INGEST_CORS_ORIGINS", "https://desk.example")
     settings = load(IngestSettings)
     assert (settings.host, settings.port, settings.admin_port, settings.internal_port) == ("::1", 1, 2, 3)
     assert settings.cors_origins == ("https://desk.example",)
