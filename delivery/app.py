@@ -40,7 +40,7 @@ from ticketwire.archive.messages import Archive, open_archive
 from ticketwire.bus.bus import Bus, open_bus
 from ticketwire.bus.subscriber import Subscriber, open_subscriber
 from ticketwire.errors import Unavailable
-from ticketwire.lifecycle import Lifecycle, settle_gc
+from ticketwire.lifecycle import Lifecycle, open_files_allowed, settle_gc
 from ticketwire.serving import bind, http_server, port_of, uvicorn_config
 from ticketwire.telemetry.exposition import serve_internal
 from ticketwire.telemetry.health import Health
@@ -137,6 +137,9 @@ async def open_node(settings: DeliverySettings, lifecycle: Lifecycle, health: He
             open_clients(settings, bus, archive, backlog, rooms, replay, access, name)
         )
         sockets = Sockets(settings)
+        if sockets.most < settings.max_sockets:
+            extra = {"sockets": sockets.most, "set": settings.max_sockets, "open_files_allowed": open_files_allowed()}
+            log.warning("fewer sockets than set", extra=extra)
         routes = Routes(settings, bus, rooms, replay, backlog, archive, clients, access, sockets)
         canary = Canary(bus, subscriber, settings, name, health)
         group = await stack.enter_async_context(asyncio.TaskGroup())

@@ -25,11 +25,13 @@ from delivery.settings import DeliverySettings
 from delivery.sse import Streams
 from schemas.problems import PROBLEMS, SERVICE_RESTART
 from ticketwire.errors import Unavailable
+from ticketwire.lifecycle import open_files_allowed
 
 log = logging.getLogger(__name__)
 
 EXTENSION = "ticketwire.socket"
 MOST_CONTROLS = 1_000  # pings and pongs of a client between two heartbeats: they cost time, and nobody else counts them
+OTHER_FILES = 256  # that a node needs besides its sockets: requests, Redis, PostgreSQL, newcomers to be refused
 FULL_RETRY_S = 5  # what a full node asks newcomers to wait; another node may take them at once
 
 
@@ -57,6 +59,7 @@ class Sockets:
 
     def __init__(self, settings: DeliverySettings) -> None:
         self.settings = settings
+        self.most = min(settings.max_sockets, max(1, open_files_allowed() - OTHER_FILES))
         self.wheel = Wheel(settings.ping_seconds, settings.pong_seconds)
         self.draining = False
         self.out_of_memory = ""  # why nobody new is taken while memory is above its mark
@@ -67,9 +70,8 @@ class Sockets:
         """Why no socket, stream or long poll can be taken now; None: one can."""
         if self.draining:
             return Unavailable("this node is stopping", "draining")
-        most = self.settings.max_sockets
-        if len(self.wheel) + len(self.streams) >= most:
-            return Unavailable(f"this node has all {most} sockets it may have", "node_full", FULL_RETRY_S)
+        if len(self.wheel) + len(self.streams) >= self.most:
+            return Unavailable(f"this node has all {self.most} sockets it may have", "node_full", FULL_RETRY_S)
         if self.out_of_memory:
             return Unavailable(self.out_of_memory, "node_full", FULL_RETRY_S)
         return None

@@ -38,7 +38,9 @@ class DeliverySettings(BaseSettings):
     )
     chat_page: bool = Field(default=True, description="whether GET / shows the chat page")
 
-    max_sockets: int = Field(default=20_000, ge=1, description="open sockets; more are refused with 503")
+    max_sockets: int = Field(
+        default=20_000, ge=1, description="open sockets, or as many as `ulimit -n` allows; more are refused with 503"
+    )
     memory_limit: Annotated[str, AfterValidator(_memory)] = Field(
         default="80%",
         description="resident memory above which newcomers are refused with 503: bytes (512Mi), a share of the "
@@ -94,7 +96,7 @@ class DeliverySettings(BaseSettings):
     archive_connections: int = Field(default=4, ge=1, le=64, description="PostgreSQL connections of this node")
     archive_timeout_ms: int = Field(default=5_000, ge=100, le=600_000, description="longest wait for PostgreSQL")
 
-    max_tickets: int = Field(default=200, ge=1, le=10_000, description="subscriptions of one v1 socket")
+    max_tickets: int = Field(default=200, ge=1, le=2_000, description="subscriptions of one v1 socket")
     frames_per_second: int = Field(
         default=50, ge=1, description="frames a v1 client may send; ten seconds' worth at once, then it is closed"
     )

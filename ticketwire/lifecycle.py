@@ -15,6 +15,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -32,6 +33,7 @@ EXIT_DRAINED = 0
 EXIT_FAULT = 1
 EXIT_SETTINGS = 2
 EXIT_OVERRAN = 124  # as timeout(1): the deadline came before the end of the drain
+_MOST_FILES = 1_048_576  # Linux allows a process no more unless fs.nr_open says so
 _LAST_SECONDS = 2.0  # after the deadline, for `finally` blocks; then the process ends whatever it is doing
 
 
@@ -91,8 +93,23 @@ def run_tier(tier: str, kind: type[T], serve: Callable[[T, Lifecycle], Awaitable
     logs.setup(tier, settings.shared.log_level)
     for sentence in settings_module.misspelt(kind):  # type: ignore[arg-type]
         log.warning("unknown setting", extra={"detail": sentence})
+    allow_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_run(tier, settings, serve))
+
+
+def allow_open_files() -> None:
+    """Let this process open as many files and sockets as its hard limit allows: many systems start with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def open_files_allowed() -> int:
+    """Return how many files and sockets this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 async def _run(tier: str, settings: T, serve: Callable[[T, Lifecycle], Awaitable[None]]) -> int:
