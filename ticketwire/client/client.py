@@ -6,9 +6,8 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,64 +17,12 @@ from websockets.typing import Subprotocol
 
 from schemas.frames import SUBPROTOCOL
 from ticketwire.client.sender import RETRY_STATUS, Sender, Unsent, backoff
+from ticketwire.client.subscription import Event, Stopped, Subscription
 from ticketwire.client.tracker import EVENTS, Frame, Tracker, position_of
 
 STOP_CODES = range(4500, 5000)
 _LONGEST_REASON = 200  # bytes of a refusal that are shown
 STEADY_S = 10.0  # a connection that lasted so long starts the backoff anew
-
-
-class Stopped(Exception):
-    """The server said that coming back is of no use: a close code from 4500 to 4999, or a refused handshake."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"{code} {reason}")
-        self.code = code
-        self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened in a ticket."""
-
-    kind: str  # message, message_updated, message_deleted; or reset, caught_up
-    ticket_id: str
-    position: str
-    message_id: str = ""  # of a change: its target
-    sender_id: str = ""  # of a message
-    message: str = ""
-    timestamp: int = 0  # Unix seconds
-    client_message_id: str | None = None  # of one's own message
-
-
-class Subscription:
-    """A ticket's events as an async iterator. Asking for the next one acknowledges the last."""
-
-    def __init__(self, client: Client, ticket: str) -> None:
-        self._client = client
-        self._queue: asyncio.Queue[Event | Stopped | None] = asyncio.Queue()
-        self._last: str | None = None
-        self.ticket = ticket
-
-    def __aiter__(self) -> AsyncIterator[Event]:
-        return self
-
-    async def __anext__(self) -> Event:
-        if self._last is not None:
-            self._client.handled(self.ticket, self._last)
-            self._last = None
-        found = await self._queue.get()
-        if found is None or isinstance(found, Stopped):
-            self._queue.put_nowait(found)  # for whoever asks again
-            if found is None:
-                raise StopAsyncIteration
-            raise found
-        self._last = found.position if found.kind in EVENTS else None
-        return found
-
-    def put(self, event: Event | Stopped | None) -> None:
-        """None ends the iteration, Stopped raises out of it."""
-        self._queue.put_nowait(event)
 
 
 def _socket_url(url: str) -> str:
@@ -108,6 +55,7 @@ class Client:
         self._socket: ClientConnection | None = None
         self._sender = Sender(send_to, user or "", token=token, rng=self._rng) if send_to else None
         self._answers: dict[int, asyncio.Future[Frame]] = {}
+        self._presences: dict[str, Frame] = {}  # by ticket, how one wants to be seen there; for the next connection
         self._next_id = 1
         self._ack_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Future[None]] = set()
@@ -141,7 +89,7 @@ class Client:
         """Return the ticket's events after *since* (`0-0`: all of them), or from now on, or where the device was."""
         if ticket in self._subscriptions:
             raise ValueError(f"ticket {ticket} is subscribed already")
-        found = self._subscriptions[ticket] = Subscription(self, ticket)
+        found = self._subscriptions[ticket] = Subscription(ticket, self.handled)
         if self._stopped is not None:
             found.put(self._stopped)
         self._say_soon(self._tracker.subscribe(ticket, since))
@@ -150,6 +98,7 @@ class Client:
     def unsubscribe(self, ticket: str) -> None:
         """End a subscription's iteration."""
         self._subscriptions.pop(ticket).put(None)
+        self._presences.pop(ticket, None)
         self._say_soon(self._tracker.unsubscribe(ticket))
 
     def position(self, ticket: str) -> str | None:
@@ -170,7 +119,8 @@ class Client:
     async def request(self, kind: str, **fields: Any) -> Frame:
         """Send a request and return its answer, such as `history` or `presence`; an `error` frame is an answer too.
 
-        Raises ConnectionError when the connection is lost meanwhile, Stopped when there will be none any more.
+        Presence is said again on every later connection. Raises ConnectionError when the connection is lost meanwhile,
+        Stopped when there will be none any more.
         """
         await self._up()
         number, self._next_id = self._next_id, self._next_id + 1
@@ -178,9 +128,12 @@ class Client:
         self._answers[number] = future
         try:
             await self._say([{"type": kind, "id": number, **fields}])
-            return await future
+            answer = await future
         finally:
             self._answers.pop(number, None)
+        if answer["type"] == "presence_state" and answer["ticket_id"] in self._subscriptions:
+            self._presences[answer["ticket_id"]] = {"type": "presence", **fields}
+        return answer
 
     async def _up(self) -> None:
         """Wait until connected."""
@@ -282,6 +235,8 @@ class Client:
         for one in outcome.deliver:
             self._deliver(one)
         await self._say(outcome.send)
+        if frame["type"] == "subscribed" and frame["ticket_id"] in self._presences:
+            await self._say([self._presences[frame["ticket_id"]]])
         self._time_acks()
         return outcome.reconnect_within_ms
 

@@ -11,7 +11,8 @@ from delivery.app import drain
 from tests.integration.delivery.conftest import StartTier
 from tests.integration.delivery.harness import Tier
 from tests.until import scaled, until
-from ticketwire.client.client import Client, Event, Stopped, Subscription
+from ticketwire.client.client import Client
+from ticketwire.client.subscription import Event, Stopped, Subscription
 
 
 async def read(subscription: Subscription, found: list[Event]) -> None:
@@ -163,6 +164,19 @@ async def test_moving_to_another_node_is_no_goodbye(start_tier: StartTier) -> No
         assert [member["user_id"] for member in here["members"]] == ["anna", "ben"]
         told = [ben.notices.get_nowait() for _ in range(ben.notices.qsize())]
         assert [frame["left"] for frame in told if frame["type"] == "presence_diff" and frame["left"]] == []
+
+
+async def test_one_is_seen_as_before_after_a_reconnect(tier: Tier) -> None:
+    """Else an agent who answers would be gone for the others once the grace for reconnects is over."""
+    async with Client(tier.http, user="ben", role="agent") as ben:
+        await anext(ben.subscribe("7", since="0-0"))
+        await ben.request("presence", ticket_id="7", activity="replying")
+        ben._socket.transport.abort()  # type: ignore[union-attr]
+        async with asyncio.timeout(scaled(10)):
+            while (frame := await ben.notices.get())["type"] != "presence_state":
+                pass
+        assert ben.connections == 2
+        assert [(one["user_id"], one["activity"]) for one in frame["members"]] == [("ben", "replying")]
 
 
 async def test_large_messages_do_not_wait_for_the_clock(start_tier: StartTier) -> None:

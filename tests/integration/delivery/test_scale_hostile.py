@@ -12,7 +12,8 @@ from tests.integration.delivery.hostile import ATTACKS, Hostile
 from tests.integration.delivery.raw import open_files
 from tests.integration.delivery.stage import rss_bytes, staged
 from tests.until import until
-from ticketwire.client.client import Client, Subscription
+from ticketwire.client.client import Client
+from ticketwire.client.subscription import Subscription
 
 pytestmark = pytest.mark.faults
 

@@ -10,7 +10,8 @@ import pytest
 from tests.integration.delivery.crowd import gathering
 from tests.integration.delivery.stage import staged
 from tests.until import until
-from ticketwire.client.client import Client, Subscription
+from ticketwire.client.client import Client
+from ticketwire.client.subscription import Subscription
 
 pytestmark = pytest.mark.faults
 

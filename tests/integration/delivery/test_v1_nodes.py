@@ -16,7 +16,8 @@ import pytest
 from schemas.events import Confirmed
 from tests.integration.delivery.harness import Tier
 from tests.until import scaled, until
-from ticketwire.client.client import Client, Subscription
+from ticketwire.client.client import Client
+from ticketwire.client.subscription import Subscription
 from ticketwire.embedded.process import free_port
 
 pytestmark = pytest.mark.faults
