@@ -41,13 +41,12 @@ format: install ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/bench/.installed ## the ratios of docs/benchmarks.md, a quarter of an hour on a quiet machine
+bench: $(VENV)/bench/.installed ## the ratios of docs/benchmarks.md but for delivery, ten minutes on a quiet machine
 	$(BIN)/python -m bench.http_accept
 	$(BIN)/python -m bench.accept
 	BENCH_PYTHON=$(VENV)/bench/bin/python $(BIN)/python -m bench.worker
 	$(BIN)/python -m bench.archive
 	$(BIN)/python -m bench.moderation
-	$(BIN)/python -m bench.fanout
 
 bench-delivery: install ## delivery beside nchan, Socket.IO and bare send(2), twelve minutes: ARGS="--only rooms --rounds 1"
 	$(BIN)/python -m bench.delivery $(ARGS)
