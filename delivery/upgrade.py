@@ -30,6 +30,8 @@ class UpgradingHttp(LimitedHttp):
     Give it to uvicorn as `http=functools.partial(UpgradingHttp, sockets)`.
     """
 
+    joins = False  # a stream's head is written by uvicorn, its body by us
+
     def __init__(
         self,
         sockets: Sockets,

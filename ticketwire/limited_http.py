@@ -1,4 +1,4 @@
-"""uvicorn's HTTP, which times no request out and bounds no header, with both."""
+"""uvicorn's HTTP, which times no request out and bounds no header, with both; and an answer is one write."""
 
 from __future__ import annotations
 
@@ -19,11 +19,48 @@ class _HeadTooLarge(Exception):
     """Raised through the parser, which turns it into its own error."""
 
 
+class Joined:
+    """Sends the head of an answer together with what follows it in the same tick of the event loop.
+
+    uvicorn writes them one after the other, each a system call of its own, which were a tenth of a request's time.
+    """
+
+    __slots__ = ("_held", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: bytes | None = b""  # None: what came first is sent, and nothing is held any more
+
+    def write(self, data: bytes) -> None:
+        if self._held is None:
+            self._transport.write(data)
+        elif self._held:
+            self._transport.write(self._held + data)
+            self._held = None
+        else:
+            self._held = data
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        held, self._held = self._held, None
+        if held:
+            self._transport.write(held)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+
 class LimitedHttp(HttpToolsProtocol):
     """Refuses a request whose head is too large (431) or not complete in time (408). Give it to uvicorn as `http`."""
 
     max_head_bytes = MAX_HEAD_BYTES
     head_seconds = HEAD_SECONDS
+    joins = True  # not for who writes to the transport itself
 
     def __init__(
         self,
@@ -71,7 +108,11 @@ class LimitedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._stop_timer()
+        before = self.cycle
         super().on_headers_complete()
+        # Not for HEAD, whose answer has no body to wait for. No new cycle: an upgrade.
+        if self.joins and self.cycle is not None and self.cycle is not before and self.scope["method"] != "HEAD":
+            self.cycle.transport = Joined(self.transport, self.loop)  # type: ignore[assignment]  # all of it that is used
 
     def _measure(self, size: int) -> None:
         self._head_bytes += size
