@@ -1,7 +1,7 @@
 """Our worker against the usual ones, on the same messages, Redis (AOF everysec) and PostgreSQL.
 
     python -m bench.worker [drain latency kill] [--messages 50000] [--rounds 1] [--peers ours naive faststream-batch]
-    TICKETWIRE_POLICY=empty.yaml python -m bench.worker …    (`rules: []`: without moderation, as the peers)
+    TICKETWIRE_POLICY=bench/no_rules.yaml python -m bench.worker …    (without moderation, as the peers)
 
 drain    one worker empties a backlog: messages/s and CPU per message
 latency  200 messages/s: from XADD to PUBLISH, and CPU
