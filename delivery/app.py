@@ -139,7 +139,8 @@ async def open_node(settings: DeliverySettings, lifecycle: Lifecycle, health: He
         sockets = Sockets(settings)
         if sockets.most < settings.max_sockets:
             extra = {"sockets": sockets.most, "set": settings.max_sockets, "open_files_allowed": open_files_allowed()}
-            log.warning("fewer sockets than set", extra=extra)
+            level = logging.WARNING if "max_sockets" in settings.model_fields_set else logging.INFO
+            log.log(level, "fewer sockets than set", extra=extra)
         routes = Routes(settings, bus, rooms, replay, backlog, archive, clients, access, sockets)
         canary = Canary(bus, subscriber, settings, name, health)
         group = await stack.enter_async_context(asyncio.TaskGroup())
