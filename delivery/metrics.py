@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
-from delivery.tally import Durations, Tally
+from ticketwire.telemetry.tally import Durations, Tally
 
 SOCKETS = Gauge("delivery_sockets", "Open WebSockets")
 REFUSED = Counter("delivery_refused", "Handshakes refused, by HTTP status", ["status"])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from delivery.tally import Durations, Tally
+from ticketwire.telemetry.tally import Durations, Tally
 
 BUCKETS = (0.001, 0.0025, 0.1, 1, 10)
 
