@@ -1,9 +1,11 @@
-"""Frames as clients make them, right and wrong."""
+"""Frames as clients make them, right and wrong, and those of a server taken apart."""
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
+from collections.abc import Iterator
 
 from websockets.frames import Opcode
 
@@ -34,3 +36,33 @@ def compressed(
     if final:
         return body + compressor.flush(zlib.Z_FINISH) + b"\x00"
     return (body + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(TAIL)
+
+
+def taken_apart(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The first byte and the payload of each frame that a server wrote; each must be whole."""
+    while data:
+        size, start = data[1], 2
+        if size >= 126:
+            width = 2 if size == 126 else 8
+            size, start = int.from_bytes(data[2 : 2 + width], "big"), 2 + width
+        assert len(data) >= start + size
+        yield data[0], data[start : start + size]
+        data = data[start + size :]
+
+
+class Reader:
+    """A plain reader, which keeps each write as the numbers of its messages."""
+
+    def __init__(self) -> None:
+        self.writes: list[list[int]] = []
+
+    def write(self, data: bytes) -> None:
+        numbers = []
+        for first, payload in taken_apart(data):
+            assert first == 0x81
+            numbers.append(json.loads(payload)["timestamp"])
+        self.writes.append(numbers)
+
+    @property
+    def got(self) -> list[int]:
+        return [number for write in self.writes for number in write]

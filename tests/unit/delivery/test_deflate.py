@@ -15,19 +15,15 @@ from websockets.frames import Frame, Opcode
 
 from delivery.deflate import FROM_BYTES, WINDOW_BITS, Offers, deflated
 from delivery.wire import FrameReader, Violation, text_frame
-from tests.unit.delivery.frames import TAIL, compressed, masked
+from tests.unit.delivery.frames import TAIL, compressed, masked, taken_apart
 
 LIMIT = 10_000
 
 
 def payload_of(frame: bytes) -> tuple[bool, bytes]:
     """Take a frame of a server apart: whether it is compressed, and its payload."""
-    size, start = frame[1], 2
-    if size >= 126:
-        width = 2 if size == 126 else 8
-        size, start = int.from_bytes(frame[2 : 2 + width], "big"), 2 + width
-    assert len(frame) == start + size
-    return bool(frame[0] & 0x40), frame[start:]
+    ((first, payload),) = taken_apart(frame)
+    return bool(first & 0x40), payload
 
 
 texts = st.one_of(

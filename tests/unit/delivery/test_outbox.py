@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+from delivery.clients import NodeLoad
 from delivery.events import plain
 from delivery.fanout import WRITE_BYTES, Ticker
 from delivery.members import Members
@@ -12,10 +13,7 @@ from delivery.room import Room
 from delivery.seat import Seat
 from schemas.events import Confirmed, event_tail
 from schemas.message_id import ZERO
-
-
-class Load:
-    shedding = False
+from tests.unit.delivery.frames import taken_apart
 
 
 class Socket:
@@ -36,15 +34,7 @@ class Socket:
 
 def texts(data: bytes) -> list[str]:
     """The `message` of each frame."""
-    found = []
-    while data:
-        size, start = data[1], 2
-        if size >= 126:
-            width = 2 if size == 126 else 8
-            size, start = int.from_bytes(data[2 : 2 + width], "big"), 2 + width
-        found.append(json.loads(data[start : start + size])["message"])
-        data = data[start + size :]
-    return found
+    return [json.loads(payload)["message"] for _, payload in taken_apart(data)]
 
 
 class Owner:
@@ -76,7 +66,7 @@ class World:
         owner = Owner()
         for ticket in tickets:
             room = self.rooms[ticket]
-            members = room.members(lambda: Members(ZERO, 100, Load()))
+            members = room.members(lambda: Members(ZERO, 100, NodeLoad()))
             assert members is not None
             seat = Seat(owner, room.ticket, user)
             seat.begin(members, room.position, resumes=False)

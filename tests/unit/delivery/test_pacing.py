@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 
 import pytest
@@ -14,6 +13,7 @@ from delivery.events import Event, plain
 from delivery.fanout import Fanout, Ticker
 from delivery.pacing import ENOUGH, WRITES_PER_SECOND, Pace
 from schemas.events import Confirmed
+from tests.unit.delivery.frames import Reader
 from tests.until import until
 
 LONGEST_S = 0.025
@@ -21,24 +21,6 @@ LONGEST_S = 0.025
 
 def event(number: int) -> Event:
     return Event(Confirmed("7", f"{number}-0", "1", "x", number))
-
-
-class Reader:
-    """Keeps each write as the numbers of its messages."""
-
-    def __init__(self) -> None:
-        self.writes: list[list[int]] = []
-
-    def write(self, data: bytes) -> None:
-        numbers = []
-        while data:
-            numbers.append(json.loads(data[2 : 2 + data[1]])["timestamp"])
-            data = data[2 + data[1] :]
-        self.writes.append(numbers)
-
-    @property
-    def got(self) -> list[int]:
-        return [number for write in self.writes for number in write]
 
 
 class BusyPace(Pace):

@@ -15,6 +15,7 @@ from delivery.recent import Recent
 from delivery.room import Room
 from schemas.events import Confirmed, plain_json
 from schemas.message_id import ZERO, MessageId
+from tests.unit.delivery.frames import Reader
 
 
 def message(number: int, text: str = "x") -> Confirmed:
@@ -24,26 +25,6 @@ def message(number: int, text: str = "x") -> Confirmed:
 def payload(number: int, prev: int) -> str:
     fields = {"type": "message", "prev_id": f"{prev}-0", **json.loads(plain_json(message(number)))}
     return json.dumps(fields)
-
-
-class Reader:
-    """Keeps each write as the numbers of its messages."""
-
-    def __init__(self) -> None:
-        self.writes: list[list[int]] = []
-
-    def write(self, data: bytes) -> None:
-        numbers = []
-        while data:
-            assert data[0] == 0x81
-            assert data[1] < 126
-            numbers.append(json.loads(data[2 : 2 + data[1]])["timestamp"])
-            data = data[2 + data[1] :]
-        self.writes.append(numbers)
-
-    @property
-    def got(self) -> list[int]:
-        return [number for write in self.writes for number in write]
 
 
 def make_room(repairs: list[str], recent: int = 8) -> Room:

@@ -34,6 +34,7 @@ from schemas.events import Confirmed, event_tail
 from schemas.frames import ANSWER
 from schemas.message_id import ZERO, MessageId
 from schemas.problems import PROBLEMS
+from tests.unit.delivery.frames import taken_apart
 from ticketwire.settings import SharedSettings
 
 PONG = '{"type":"pong"}'
@@ -42,16 +43,8 @@ RECENT = 3
 
 
 def frames_in(data: bytes) -> list[Any]:
-    """Take apart what was written: text frames and control frames of a server."""
-    found = []
-    while data:
-        size, at = data[1], 2
-        if size == 126:
-            size, at = int.from_bytes(data[2:4], "big"), 4
-        if data[0] == 0x81:
-            found.append(json.loads(data[at : at + size]))
-        data = data[at + size :]
-    return found
+    """What the text frames among what was written hold."""
+    return [json.loads(payload) for first, payload in taken_apart(data) if first == 0x81]
 
 
 class Socket:
