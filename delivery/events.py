@@ -109,7 +109,6 @@ def read_event(payload: str) -> tuple[Event, MessageId] | Notice | Changed | Non
         return Event(entry), MessageId.parse(fields["prev_id"])
     except (ValueError, TypeError, KeyError, AttributeError):
         return CHANGED
-    return CHANGED if kind == "changed" else None
 
 
 def _is_text(entry: Confirmed) -> bool:
