@@ -90,7 +90,7 @@ class World:
         self.room.start(ZERO)
         if busy:  # whatever comes is held until somebody needs it, or enough waits
             self.room._pace = BusyPace()
-        shared = SharedSettings(redis_url="redis://x", database_url="postgresql://x", auth="off")  # type: ignore[arg-type]
+        shared = SharedSettings(redis_url="redis://x", database_url="postgresql://x", auth="off")
         options = DeliverySettings(shared=shared, ack_window=WINDOW, replay_page_entries=4, frames_per_second=1_000)
         bus, none = cast(Any, self), cast(Any, None)
         self.services = Services(
@@ -241,7 +241,7 @@ async def play(moves: list[tuple[str, Any]], busy: bool) -> None:
         if reader.at is not None:
             assert reader.at == (world.log[-1].message_id if world.log else "0-0"), "events are missing at the end"
         socket.close(1006)
-        assert not world.room.members or not len(world.room.members() or ())
+        assert not world.room.members()
         await settle()
 
 
