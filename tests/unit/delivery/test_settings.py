@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.parameters import check_origin
+from delivery.parameters import check_origin, limit, seconds
 from delivery.plain import allow
 from delivery.settings import DeliverySettings
 from ticketwire.errors import Rejected, SettingsError
@@ -27,6 +27,24 @@ def test_origins_are_a_list_of_words(monkeypatch: pytest.MonkeyPatch, text: str)
     """As people write lists in the environment."""
     monkeypatch.setenv("DELIVERY_ORIGINS", text)
     assert load(DeliverySettings).origins == ("https://a.example", "http://b.example")
+
+
+@pytest.mark.parametrize("value", ["201", "00000000001", "0000000001999999999", "9" * 5_000, "-1", "1e1", "٣", ""])
+def test_numbers_are_bounded_however_they_are_written(value: str) -> None:
+    """Only the first ten digits were once compared, so that zeros in front let a page of any size through."""
+    with pytest.raises(Rejected) as refused:
+        limit(value, 50, 200)
+    assert refused.value.detail == f"limit is {value[:60]!r}, allowed: 1 to 200"
+    with pytest.raises(Rejected) as refused:
+        seconds("wait", value, 60)
+    assert refused.value.detail == f"wait is {value[:60]!r}, allowed: 0 to 60 seconds"
+
+
+def test_numbers_within_their_bounds_are_read() -> None:
+    """Both bounds belong to them; what was not given has a default, which is bounded too."""
+    assert [limit(value, 50, 200) for value in ("1", "200", "0000000007", None)] == [1, 200, 7, 50]
+    assert limit(None, 50, 20) == 20
+    assert [seconds("wait", value, 60) for value in ("0", "60", None)] == [0, 60, 0]
 
 
 @pytest.mark.parametrize(
