@@ -17,13 +17,6 @@ LARGEST = 2**64 - 1  # of each half of a position
 _CONNECT = text(type="connect", user="mallory", resume={"quiet": None})
 
 
-def fragment(opcode: int, payload: bytes, *, last: bool = False) -> bytes:
-    """A piece of a message, masked with zeros."""
-    size = len(payload)
-    length = bytes((0x80 | size,)) if size < 126 else bytes((0xFE,)) + size.to_bytes(2, "big")
-    return bytes((opcode | (0x80 if last else 0),)) + length + b"\0\0\0\0" + payload
-
-
 def raw_text(payload: str | bytes) -> bytes:
     return masked(Opcode.TEXT, payload.encode() if isinstance(payload, str) else payload)
 
@@ -95,8 +88,10 @@ ATTACKS = [
     # Sizes
     _attack("sends a megabyte", raw_text("x" * 1_000_000), close=1009),
     _attack("announces a terabyte", b"\x81\xff" + (2**40).to_bytes(8, "big") + b"\0\0\0\0", close=1009),
-    _attack("never ends a message", fragment(1, b"x"), *[fragment(0, b"x" * 1_000)] * 100, close=1009),
-    _attack("never ends an empty message", fragment(1, b""), *[fragment(0, b"")] * 70_000, close=1009),
+    _attack("never ends a message", masked(Opcode.TEXT, b"x", fin=False),
+            *[masked(Opcode.CONT, b"x" * 1_000, fin=False)] * 100, close=1009),
+    _attack("never ends an empty message", masked(Opcode.TEXT, b"", fin=False),
+            *[masked(Opcode.CONT, b"", fin=False)] * 70_000, close=1009),
     _attack("connects with a million characters of token", text(type="connect", user="m", token="x" * 1_000_000),
             connects=False, close=1009),
     # Encodings
@@ -163,28 +158,30 @@ class Hostile:
         self.odd.append(what)
 
     @property
+    def errors(self) -> set[str]:
+        """The codes of the error frames that came."""
+        return {frame["code"] for frame in self.got if frame["type"] == "error"}
+
+    @property
     def answered(self) -> bool:
         """Whether everything it is owed has come."""
         if self.attack.close is not None:
             return self.ended
         kinds = {frame["type"] for frame in self.got} | {frame.get("resume") for frame in self.got}
-        errors = {frame["code"] for frame in self.got if frame["type"] == "error"}
-        return self.ended or (self.attack.errors <= errors and self.attack.answer in {*kinds, ""})
+        return self.ended or (self.attack.errors <= self.errors and self.attack.answer in {*kinds, ""})
 
     @property
     def verdict(self) -> str:
         """What is wrong with how it was treated; nothing if all is well."""
-        errors = {frame["code"] for frame in self.got if frame["type"] == "error"}
         wanted = [] if self.attack.close is None else [self.attack.close]
-        well = self.codes == wanted and errors == self.attack.errors and not self.odd
+        well = self.codes == wanted and self.errors == self.attack.errors and not self.odd
         return "" if well else str(self)
 
     def __str__(self) -> str:
-        errors = {frame["code"] for frame in self.got if frame["type"] == "error"}
         attack = self.attack
         return (
             f"{attack.name}: closed {self.codes}, {attack.close} expected; "
-            f"errors {sorted(errors)}, {sorted(attack.errors)} expected; {self.odd}"
+            f"errors {sorted(self.errors)}, {sorted(attack.errors)} expected; {self.odd}"
         )
 
     def leave(self) -> None:

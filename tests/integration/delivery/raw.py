@@ -53,9 +53,9 @@ def open_files(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def masked(opcode: Opcode, payload: bytes) -> bytes:
+def masked(opcode: Opcode, payload: bytes, *, fin: bool = True) -> bytes:
     """A client's frame."""
-    return Frame(opcode, payload).serialize(mask=True)
+    return Frame(opcode, payload, fin).serialize(mask=True)
 
 
 def text(**fields: Any) -> bytes:
