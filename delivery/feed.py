@@ -1,6 +1,6 @@
 """Decide, event by event, whether a reader of one ticket has missed something. No I/O.
 
-web/client.js has the same feed; tests/vectors/feed.json is run by both sides' tests, so they cannot drift.
+web/feed.js has the same feed; tests/vectors/feed.json is run by both sides' tests, so they cannot drift.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 // What a client must do with each frame of ticketwire.v1 (docs/protocol.md). No I/O, no clock, no DOM.
 // ticketwire/client/tracker.py is the same; tests/vectors/conversations.json is run by both sides' tests.
 
-import { compareIds } from "./feed.js";
+import { compareIds, Feed } from "./feed.js";
 
 export const SUBPROTOCOL = "ticketwire.v1";
 export const EVENTS = new Set(["message", "message_updated", "message_deleted"]);
@@ -105,8 +105,9 @@ export class Session {
   event(frame, ticket, size) {
     if (!ticket || ticket.asked || ticket.at === null) return outcome();
     const at = positionOf(frame);
-    if (compareIds(at, ticket.at) <= 0) return outcome(); // at-least-once makes repeats normal
-    if (frame.prev_id !== ticket.at) {
+    const verdict = new Feed(ticket.at).judge(at, frame.prev_id);
+    if (verdict === "duplicate") return outcome(); // at-least-once makes repeats normal
+    if (verdict === "gap") {
       ticket.asked = true;
       return outcome([], [{ type: "subscribe", ticket_id: frame.ticket_id, since: ticket.at }]);
     }
