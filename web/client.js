@@ -176,7 +176,7 @@ export class TicketClient {
       case "subscribed":
         this.attempt = 0;
         if (frame.resume === "reset") this.restart();
-        this.say([{ type: "presence", ticket_id: this.ticket, activity: "viewing" }]);
+        this.appear();
         this.onState("open", {});
         break;
       case "receipt":
@@ -214,10 +214,15 @@ export class TicketClient {
     this.connect();
   }
 
+  /** Be seen by the others, and be told who they are. */
+  appear() {
+    this.say([{ type: "presence", ticket_id: this.ticket, activity: "viewing" }]);
+  }
+
   presenceChanged(diff) {
     if (this.version < 0 || diff.version <= this.version) return;
     if (diff.version !== this.version + 1) {
-      this.say([{ type: "presence", ticket_id: this.ticket, activity: "viewing" }]);
+      this.appear();
       return;
     }
     this.version = diff.version;
