@@ -129,8 +129,8 @@ class Hostile:
         self._socket: Socket | None = None
 
     async def come(self, port: int) -> None:
-        loop = asyncio.get_running_loop()
-        _, made = await loop.create_connection(lambda: Socket(self, handshake("/", SUBPROTOCOL)), "127.0.0.1", port)
+        loop, hello = asyncio.get_running_loop(), handshake("/", f"Sec-WebSocket-Protocol: {SUBPROTOCOL}")
+        _, made = await loop.create_connection(lambda: Socket(self, hello), "127.0.0.1", port)
         await made.up
 
     def arrived(self, arrival: Socket) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import resource
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -63,13 +61,13 @@ def text(**fields: Any) -> bytes:
     return masked(Opcode.TEXT, json.dumps(fields).encode())
 
 
-def handshake(path: str, subprotocol: str = "") -> bytes:
-    key = base64.b64encode(secrets.token_bytes(16)).decode()
-    more = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
-    return (
-        f"GET {path} HTTP/1.1\r\nHost: crowd\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{more}\r\n"
-    ).encode()
+def handshake(path: str, *headers: str) -> bytes:
+    """A request for a WebSocket, with *headers* beyond those that it takes."""
+    lines = [
+        f"GET {path} HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13", *headers, "", "",
+    ]  # fmt: skip
+    return "\r\n".join(lines).encode()
 
 
 class Refused(OSError):

@@ -101,7 +101,7 @@ class Reader:
     async def _connect(self, host: str, port: int) -> None:
         since = f"&since={self.since}" if self.since is not None else ""
         if self.kind == "v1":
-            hello = handshake("/", SUBPROTOCOL)
+            hello = handshake("/", f"Sec-WebSocket-Protocol: {SUBPROTOCOL}")
         elif self.kind == "plain":
             hello = handshake(f"/?ticket_id={self.ticket}{since}")
         else:

@@ -12,13 +12,13 @@ from websockets.frames import Opcode
 from delivery import frames, metrics
 from tests.integration.delivery.conftest import StartTier
 from tests.integration.delivery.harness import Tier
+from tests.integration.delivery.raw import handshake
 from tests.integration.delivery.v1 import open_v1, v1
 from tests.unit.delivery.frames import compressed, masked
 from tests.until import until
 
 LONG = "Where is my parcel? " * 60
 BOMB = compressed(b"x" * 10_000_000)
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
 @pytest.fixture
@@ -44,13 +44,10 @@ def negotiated(socket: Any) -> bool:
     return bool(socket.protocol.extensions)
 
 
-async def handshake(tier: Tier, offer: str) -> tuple[str, asyncio.StreamReader, asyncio.StreamWriter]:
+async def opened(tier: Tier, offer: str) -> tuple[str, asyncio.StreamReader, asyncio.StreamWriter]:
     """Open a plain socket with an offer of one's own; return what was answered to it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", tier.node.port)
-    writer.write(
-        "GET /?ticket_id=7 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n".encode()
-    )
+    writer.write(handshake("/?ticket_id=7", f"Sec-WebSocket-Extensions: {offer}"))
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     lines = dict(line.split(": ", 1) for line in head.strip().split("\r\n")[1:])
     assert head.startswith("HTTP/1.1 101"), head
@@ -153,7 +150,7 @@ async def test_it_is_off_unless_set(tier: Tier) -> None:
 )
 async def test_what_is_not_supported_is_declined_and_never_fails(deflating: Tier, offer: str, answer: str) -> None:
     """The first offer that leaves us our window is taken; the socket gets its messages either way."""
-    found, reader, writer = await handshake(deflating, offer)
+    found, reader, writer = await opened(deflating, offer)
     assert found == answer
     await deflating.worker.send("7", LONG)
     first = (await reader.readexactly(1))[0]
@@ -187,7 +184,7 @@ async def test_any_window_of_the_client_is_read(deflating: Tier, bits: int) -> N
 async def test_abuse_closes_the_socket_and_no_other(deflating: Tier, frame: bytes, code: int) -> None:
     """With the same codes as without compression."""
     neighbour = await deflating.client("?ticket_id=7", compression="deflate")
-    _, reader, writer = await handshake(deflating, "permessage-deflate")
+    _, reader, writer = await opened(deflating, "permessage-deflate")
     writer.write(frame)
     assert await close_code(reader) == code
     assert await reader.read() == b""
@@ -198,7 +195,7 @@ async def test_abuse_closes_the_socket_and_no_other(deflating: Tier, frame: byte
 
 async def test_a_compressed_frame_that_was_not_negotiated_closes_with_1002(tier: Tier) -> None:
     """RFC 6455 section 5.2: the bit is reserved."""
-    answer, reader, writer = await handshake(tier, "permessage-deflate")
+    answer, reader, writer = await opened(tier, "permessage-deflate")
     assert answer == ""
     writer.write(masked(compressed(b"hello"), rsv1=True))
     assert await close_code(reader) == 1002

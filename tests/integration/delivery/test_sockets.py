@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from delivery.protocol import SocketProtocol
 from tests.integration.delivery.conftest import StartTier
 from tests.integration.delivery.harness import Tier
+from tests.integration.delivery.raw import handshake
 from tests.until import scaled, until
 
 ID_RULE = "1 to 128 of A-Z a-z 0-9 . _ @ -"
@@ -43,14 +44,6 @@ async def raw(
     tier.stack.callback(writer.close)
     writer.write(data)
     return reader, writer
-
-
-def handshake(path: str, *headers: str) -> bytes:
-    lines = [
-        f"GET {path} HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13", *headers, "", "",
-    ]  # fmt: skip
-    return "\r\n".join(lines).encode()
 
 
 def masked(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
